@@ -1,0 +1,312 @@
+//! The run: GitLab's commands, then every archive to every destination.
+//!
+//! In this order, and each for a reason: look whether the destinations answer, so that what is wrong is
+//! said at once; finish what an earlier run left, because those archives are nowhere else yet; make the
+//! backups, even if a destination is down, since they are worth something on this disk too; send only
+//! what this run made, so that an old archive never passes for today's. What fails is a row in the
+//! report and stops nothing else.
+
+mod preflight;
+mod send;
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
+
+use crate::archive::{Archive, ArchiveKind, find_archives, made_since, newest};
+use crate::destination::Destination;
+use crate::destination::dropbox::Options;
+use crate::gitlab::host::{self, make_archive};
+use crate::progress::Show;
+use crate::report::{ArchiveReport, Outcome, RunReport, Step, StepReport, StepStatus};
+use crate::state::StateDir;
+use crate::stop::Stop;
+
+/// The folder of upload journals in the state folder.
+const JOURNALS: &str = "uploads";
+
+/// Everything a run needs.
+pub struct Job<'a> {
+    /// `[gitlab]`.
+    pub gitlab: &'a host::Settings,
+    /// All configured destinations.
+    pub destinations: &'a [Destination],
+    /// The names of those that take part.
+    pub selected: &'a [String],
+    /// How archives are sent.
+    pub upload: &'a Options,
+    /// Journals and history.
+    pub state: &'a StateDir,
+    /// What is asked for.
+    pub request: Request,
+    /// Who is told how far an upload is.
+    pub show: Show,
+    /// Whether the program has been asked to stop.
+    pub stop: &'a Stop,
+}
+
+/// What is asked for on the command line.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Only tell what would be done.
+    pub dry_run: bool,
+    /// Send what is there instead of making it.
+    pub skip_create: bool,
+    /// The kinds to make and send.
+    pub kinds: Vec<ArchiveKind>,
+}
+
+impl Job<'_> {
+    /// The destinations that take part.
+    fn taking_part(&self) -> impl Iterator<Item = &Destination> {
+        self.destinations
+            .iter()
+            .filter(|destination| self.selected.iter().any(|name| name == destination.name()))
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.signal().is_some()
+    }
+}
+
+/// An archive that is to be sent.
+struct Chosen {
+    archive: Archive,
+    made_by_this_run: bool,
+    doubts: Vec<String>,
+}
+
+/// The report as it grows.
+struct Run<'a> {
+    job: &'a Job<'a>,
+    now: DateTime<Utc>,
+    report: RunReport,
+    failures: Vec<String>,
+}
+
+/// Does everything, in order, and tells what came of it.
+pub async fn run(job: &Job<'_>, run_id: String, now: DateTime<Utc>) -> RunReport {
+    let start = Instant::now();
+    let mut run = Run {
+        job,
+        now,
+        report: RunReport::begin(run_id, now),
+        failures: Vec::new(),
+    };
+    run.preflight().await;
+    run.step_begins();
+    let upload_start = Instant::now();
+    run.finish_what_was_left().await;
+    let mut uploading = upload_start.elapsed();
+    let chosen = if job.request.skip_create || job.request.dry_run {
+        run.choose()
+    } else {
+        run.make().await
+    };
+    if let Some(data) = chosen
+        .iter()
+        .find(|chosen| chosen.archive.name.kind == ArchiveKind::Data)
+    {
+        run.report.backup_id = data.archive.name.backup_id().map(str::to_owned);
+        run.report.gitlab_version = data.archive.name.version.clone();
+    }
+    let upload_start = Instant::now();
+    for chosen in chosen {
+        if !job.is_stopped() {
+            run.send(chosen).await;
+        }
+    }
+    uploading += upload_start.elapsed();
+    run.conclude(uploading, start.elapsed())
+}
+
+impl Run<'_> {
+    /// The commands that are not asked for.
+    fn step_begins(&mut self) {
+        let request = &self.job.request;
+        if request.skip_create || request.dry_run {
+            for kind in ArchiveKind::ALL {
+                self.step(step_of(kind), StepStatus::Skipped, Duration::ZERO, None);
+            }
+        }
+    }
+
+    /// Runs GitLab's commands; what they made is what will be sent.
+    async fn make(&mut self) -> Vec<Chosen> {
+        let mut chosen = Vec::new();
+        for kind in ArchiveKind::ALL {
+            let asked = self.job.request.kinds.contains(&kind);
+            if !asked || self.job.is_stopped() {
+                self.step(step_of(kind), StepStatus::Skipped, Duration::ZERO, None);
+                continue;
+            }
+            let start = Instant::now();
+            let folder = self.job.gitlab.folder(kind);
+            // GitLab makes a missing folder itself.
+            let before = find_archives(folder, kind).unwrap_or_default();
+            let result = make_archive(self.job.gitlab, kind, self.job.stop).await;
+            let made = match find_archives(folder, kind) {
+                Ok(after) => made_since(&before, &after).cloned(),
+                Err(error) => {
+                    tracing::warn!("reading {}: {error}", folder.display());
+                    None
+                }
+            };
+            let missing = || {
+                format!(
+                    "the {kind} backup command ended well, but left no new archive in {}\n  \
+                     check `gitlab.{kind}_dir`, and GitLab's own setting for that folder",
+                    folder.display()
+                )
+            };
+            let (error, doubts) = match &result {
+                Err(failure) => (Some(failure.message.clone()), vec![failure.doubt.clone()]),
+                Ok(()) if made.is_none() => (Some(missing()), Vec::new()),
+                Ok(()) => (None, Vec::new()),
+            };
+            let status = if error.is_none() {
+                StepStatus::Ok
+            } else {
+                StepStatus::Failed
+            };
+            self.step(step_of(kind), status, start.elapsed(), error);
+            chosen.extend(made.map(|archive| Chosen {
+                archive,
+                made_by_this_run: true,
+                doubts,
+            }));
+        }
+        chosen
+    }
+
+    /// The newest archive of each kind that lies here.
+    fn choose(&mut self) -> Vec<Chosen> {
+        let mut chosen = Vec::new();
+        for kind in self.job.request.kinds.clone() {
+            let folder = self.job.gitlab.folder(kind);
+            let archives = match find_archives(folder, kind) {
+                Ok(archives) => archives,
+                Err(error) => {
+                    self.failures.push(format!(
+                        "looking for the newest {kind} archive in {}: {error}\n  check `gitlab.{kind}_dir`",
+                        folder.display()
+                    ));
+                    continue;
+                }
+            };
+            let (archive, future) = newest(&archives, self.now);
+            if let Some(future) = future {
+                tracing::warn!(
+                    "{} is passed over: its time lies {} days ahead of this machine's clock",
+                    future.path.display(),
+                    (future.name.created_at() - self.now).num_days()
+                );
+            }
+            match archive {
+                Some(archive) => {
+                    let archive = archive.clone();
+                    chosen.push(Chosen { archive, made_by_this_run: false, doubts: Vec::new() });
+                }
+                None if self.job.request.dry_run => {}
+                None => self.failures.push(format!(
+                    "there is no {kind} archive in {}\n  let GitLab make one: run without --skip-create",
+                    folder.display()
+                )),
+            }
+        }
+        chosen
+    }
+
+    fn step(&mut self, step: Step, status: StepStatus, took: Duration, error: Option<String>) {
+        if let Some(error) = &error {
+            tracing::error!("{error}");
+        }
+        self.report.steps.push(StepReport {
+            step,
+            status,
+            seconds: seconds(took),
+            error,
+        });
+    }
+
+    /// The row of an archive; a new one if it has none yet.
+    fn row(&mut self, new: ArchiveReport) -> &mut ArchiveReport {
+        let same = |row: &ArchiveReport| row.kind == new.kind && row.name == new.name;
+        let index = self
+            .report
+            .archives
+            .iter()
+            .position(same)
+            .unwrap_or(self.report.archives.len());
+        if index == self.report.archives.len() {
+            self.report.archives.push(new);
+        } else {
+            let row = &mut self.report.archives[index];
+            row.made_by_this_run |= new.made_by_this_run;
+            row.doubts.extend(
+                new.doubts
+                    .into_iter()
+                    .filter(|doubt| !row.doubts.contains(doubt))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        &mut self.report.archives[index]
+    }
+
+    fn conclude(mut self, uploading: Duration, took: Duration) -> RunReport {
+        let uploads = || {
+            self.report
+                .archives
+                .iter()
+                .flat_map(|archive| &archive.uploads)
+        };
+        let first_error = uploads().find_map(|upload| upload.error.clone());
+        let status = match (&first_error, uploads().count()) {
+            (Some(_), _) => StepStatus::Failed,
+            (None, 0) => StepStatus::Skipped,
+            (None, _) => StepStatus::Ok,
+        };
+        if self.job.request.dry_run {
+            let failed =
+                uploads().filter(|upload| upload.status == crate::report::UploadStatus::Failed);
+            let errors: Vec<_> = failed.filter_map(|upload| upload.error.clone()).collect();
+            self.failures.extend(errors);
+        }
+        self.report.steps.push(StepReport {
+            step: Step::Upload,
+            status,
+            seconds: seconds(uploading),
+            error: first_error,
+        });
+        let kinds_of = |destination: &Destination| {
+            let kinds = ArchiveKind::ALL
+                .into_iter()
+                .filter(|kind| destination.takes(*kind))
+                .collect();
+            (destination.name().to_owned(), kinds)
+        };
+        let outcome = Outcome {
+            kinds: self.job.request.kinds.clone(),
+            destinations: self.job.taking_part().map(kinds_of).collect(),
+            failures: self.failures,
+            stopped: self.job.stop.signal(),
+            dry_run: self.job.request.dry_run,
+        };
+        let took = TimeDelta::from_std(took).unwrap_or_default();
+        self.report.conclude(&outcome, self.now + took);
+        self.report
+    }
+}
+
+fn step_of(kind: ArchiveKind) -> Step {
+    match kind {
+        ArchiveKind::Config => Step::ConfigCommand,
+        ArchiveKind::Data => Step::DataCommand,
+    }
+}
+
+/// With milliseconds.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1_000.0).round() / 1_000.0
+}

@@ -1,0 +1,179 @@
+//! A look at everything a run will need, before it takes hours to find out.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+
+use super::Run;
+use crate::archive::{ArchiveKind, find_archives, newest};
+use crate::destination::Destination;
+use crate::error::Error;
+use crate::history;
+use crate::report::{Step, StepStatus};
+use crate::retry::Patience;
+use crate::units::{Size, Span};
+
+/// No destination is waited for longer.
+const PER_DESTINATION: Duration = Duration::from_secs(10);
+
+/// What is wrong with a destination.
+struct Problem {
+    text: String,
+    /// Nothing can be stored there as things are.
+    fatal: bool,
+}
+
+impl Run<'_> {
+    /// Says at once what is wrong. It keeps no backup from being made: uploads try again.
+    pub(super) async fn preflight(&mut self) {
+        let start = Instant::now();
+        let sizes = self.last_sizes();
+        self.warn_of_full_disk(&sizes);
+        let checks = self
+            .job
+            .taking_part()
+            .map(|destination| self.check(destination, &sizes));
+        let checked = tokio::select! {
+            checked = join_all(checks) => checked,
+            _ = self.job.stop.requested() => Vec::new(),
+        };
+        let problems: Vec<_> = checked.into_iter().flatten().collect();
+        for problem in &problems {
+            tracing::warn!("{}", problem.text);
+        }
+        if self.job.request.dry_run {
+            self.failures.extend(
+                problems
+                    .iter()
+                    .filter(|problem| problem.fatal)
+                    .map(|problem| problem.text.clone()),
+            );
+        }
+        let status = if problems.is_empty() {
+            StepStatus::Ok
+        } else {
+            StepStatus::Failed
+        };
+        self.report.steps.push(crate::report::StepReport {
+            step: Step::Preflight,
+            status,
+            seconds: super::seconds(start.elapsed()),
+            error: problems.into_iter().next().map(|problem| problem.text),
+        });
+    }
+
+    async fn check(&self, destination: &Destination, sizes: &[(ArchiveKind, u64)]) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let fatal = |error: Error| Problem {
+            text: error.to_string(),
+            fatal: true,
+        };
+        let patience = Patience::new(PER_DESTINATION);
+        let looking = async {
+            if let Err(error) = destination.authenticate(&patience).await {
+                problems.push(fatal(error));
+                return;
+            }
+            let kinds = self
+                .job
+                .request
+                .kinds
+                .iter()
+                .filter(|kind| destination.takes(**kind));
+            let folders = kinds
+                .map(|kind| destination.folder(*kind))
+                .filter(|folder| !folder.is_empty());
+            for folder in folders {
+                match destination.stat(folder, &patience).await {
+                    Ok(Some(entry)) if entry.file.is_some() => problems.push(Problem {
+                        text: format!(
+                            "{}: {folder} is a file, not a folder\n  rename it, or choose another folder",
+                            destination.name()
+                        ),
+                        fatal: true,
+                    }),
+                    // Made with the first archive.
+                    Ok(_) => {}
+                    Err(error) => return problems.push(fatal(error)),
+                }
+            }
+            let needed: u64 = sizes
+                .iter()
+                .filter(|(kind, _)| destination.takes(*kind))
+                .map(|(_, size)| size)
+                .sum();
+            match destination.space(&patience).await {
+                Ok(Some(free)) if free < needed => problems.push(Problem {
+                    text: format!(
+                        "{}: {} free, but the last backup took {}\n  make room there",
+                        destination.name(),
+                        Size(free),
+                        Size(needed)
+                    ),
+                    fatal: false,
+                }),
+                Ok(_) => {}
+                Err(error) => problems.push(Problem {
+                    text: error.to_string(),
+                    fatal: false,
+                }),
+            }
+        };
+        if timeout(PER_DESTINATION, looking).await.is_err() {
+            let text = format!(
+                "{}: no answer within {}",
+                destination.name(),
+                Span(PER_DESTINATION)
+            );
+            problems.push(Problem {
+                text: text
+                    + "\n  check the network; it is tried again when there is something to send",
+                fatal: true,
+            });
+        }
+        problems
+    }
+
+    /// How large the last archive of each kind was, as far as this machine knows.
+    fn last_sizes(&self) -> Vec<(ArchiveKind, u64)> {
+        let runs = history::read(self.job.state).unwrap_or_default();
+        let size = |kind: ArchiveKind| {
+            let archives = find_archives(self.job.gitlab.folder(kind), kind).unwrap_or_default();
+            let here = newest(&archives, self.now).0.map(|archive| archive.size);
+            here.or_else(|| history::last_size(&runs, kind.as_str()))
+        };
+        self.job
+            .request
+            .kinds
+            .iter()
+            .filter_map(|kind| Some((*kind, size(*kind)?)))
+            .collect()
+    }
+
+    /// GitLab needs at least the room of another data archive, and as much again while it works.
+    fn warn_of_full_disk(&self, sizes: &[(ArchiveKind, u64)]) {
+        let request = &self.job.request;
+        let last = sizes
+            .iter()
+            .find(|(kind, _)| *kind == ArchiveKind::Data)
+            .map(|(_, size)| *size);
+        let (Some(last), false) = (last, request.skip_create || request.dry_run) else {
+            return;
+        };
+        let folder = &self.job.gitlab.data_dir;
+        let Ok(disk) = rustix::fs::statvfs(folder) else {
+            return;
+        };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < last {
+            tracing::warn!(
+                "{}: {} free on this disk, less than the last data archive ({}); GitLab may fail\n  \
+                 delete old archives, or let GitLab do it (`backup_keep_time` in gitlab.rb)",
+                folder.display(),
+                Size(free),
+                Size(last)
+            );
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::archive::ArchiveKind;
+use crate::units::Span;
+
+/// Verified backups of a self-hosted GitLab, brought to Dropbox
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    /// What is asked of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The configuration file [default: $GITLAB_PI_BACKUP_CONFIG, then /etc/gitlab-pi-backup/config.toml]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Tell more; twice for everything
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// Print nothing but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Print the result as one JSON document
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How log lines are written
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    pub log_format: LogFormat,
+    /// Show no progress bar
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make the GitLab backups and bring them to every destination
+    Run(RunArgs),
+}
+
+impl Command {
+    /// Its name, for reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::Run(_) => "run",
+        }
+    }
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Tell what `run --skip-create` would upload, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Make no new backups; send the newest ones that are here
+    #[arg(long)]
+    pub skip_create: bool,
+    /// Make and send only this kind (may be given twice)
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    pub only: Vec<ArchiveKind>,
+    /// Send only to this destination (may be given several times)
+    #[arg(long, value_name = "NAME")]
+    pub destination: Vec<String>,
+    /// Wait so long for another run to end, e.g. 30m
+    #[arg(long, value_name = "DURATION")]
+    pub wait: Option<Span>,
+}
+
+fn kind(text: &str) -> Result<ArchiveKind, String> {
+    ArchiveKind::ALL
+        .into_iter()
+        .find(|kind| kind.as_str() == text)
+        .ok_or_else(|| "takes `config` or `data`".to_owned())
+}

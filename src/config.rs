@@ -1,0 +1,277 @@
+//! The configuration file: finds it, checks it, and gathers the settings that each part declares.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::content_hash::BLOCK_LEN;
+use crate::destination;
+use crate::destination::dropbox::Options;
+use crate::gitlab::host;
+use crate::http::Bandwidth;
+use crate::settings::{ENV_CONFIG, ENV_PREFIX, Reader, Section};
+use crate::units::{MIB, Rate, Size, Span};
+
+/// Used when neither `-c` nor the environment names another.
+pub const DEFAULT_PATH: &str = "/etc/gitlab-pi-backup/config.toml";
+
+/// The largest body Dropbox takes is 150 MiB; this is the largest multiple of a block below it.
+const LARGEST_CHUNK: u64 = 148 * MIB;
+
+/// Everything the configuration says.
+#[derive(Debug)]
+pub struct Config {
+    /// Lock, journals, history.
+    pub state_dir: PathBuf,
+    /// `[gitlab]`.
+    pub gitlab: host::Settings,
+    /// `[destinations.*]`, in the order of their names.
+    pub destinations: Vec<destination::Settings>,
+    /// `[upload]`.
+    pub upload: Upload,
+}
+
+/// `[upload]`.
+#[derive(Debug)]
+pub struct Upload {
+    /// For the transfer engine.
+    pub options: Options,
+    /// A connection that moves nothing for so long is given up.
+    pub stall_timeout: Duration,
+}
+
+impl Upload {
+    fn read(section: &mut Section<'_>) -> Upload {
+        let chunk_size = section.get("chunk_size").unwrap_or(Size(16 * MIB)).0;
+        if chunk_size == 0 || !chunk_size.is_multiple_of(BLOCK_LEN) || chunk_size > LARGEST_CHUNK {
+            section.fault(
+                "chunk_size",
+                "takes a multiple of 4 MiB, from 4 MiB to 148 MiB",
+            );
+        }
+        let concurrency = section.get("concurrency").unwrap_or(4_usize);
+        if !(1..=32).contains(&concurrency) {
+            section.fault("concurrency", "takes 1 to 32");
+        }
+        let bandwidth = section.get("bandwidth_limit").unwrap_or(Rate(0)).0;
+        if (1..1024).contains(&bandwidth) {
+            section.fault("bandwidth_limit", "takes at least 1 KiB/s, or `0` for none");
+        }
+        let retry_for = section
+            .get("retry_for")
+            .unwrap_or(Span(Duration::from_secs(3600)))
+            .0;
+        let stall_timeout = section
+            .get("stall_timeout")
+            .unwrap_or(Span(Duration::from_secs(60)))
+            .0;
+        if stall_timeout.is_zero() {
+            section.fault("stall_timeout", "takes at least one second");
+        }
+        let bandwidth = Bandwidth::new(bandwidth);
+        Upload {
+            options: Options {
+                chunk_len: chunk_size,
+                concurrency,
+                bandwidth,
+                retry_for,
+            },
+            stall_timeout,
+        }
+    }
+}
+
+/// The path of the file: `-c`, the environment, the default.
+pub fn path(argument: Option<PathBuf>) -> PathBuf {
+    let variable = || {
+        std::env::var_os(ENV_CONFIG)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    };
+    argument
+        .or_else(variable)
+        .unwrap_or_else(|| DEFAULT_PATH.into())
+}
+
+/// Reads and checks the file, with this process's environment. The error names all faults.
+pub fn load(path: &Path) -> Result<Config, String> {
+    let text = fs::read_to_string(path).map_err(|error| {
+        format!(
+            "reading the configuration {}: {error}\n  \
+             write one as config.example.toml shows, or name another with -c",
+            path.display()
+        )
+    })?;
+    let mut variables = Vec::new();
+    let mut faults = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else {
+            continue;
+        };
+        match value.into_string() {
+            Ok(value) => variables.push((name.to_owned(), value)),
+            Err(_) => faults.push(format!("environment variable {name}: is no UTF-8")),
+        }
+    }
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let mut reader = Reader::new(&text, variables, credentials);
+    let config = gather(&mut reader);
+    let secret_in_file = reader.secret_in_file();
+    faults.extend(reader.finish().iter().map(ToString::to_string));
+    if secret_in_file {
+        faults.extend(open_to_others(path));
+    }
+    let secret_files = config
+        .destinations
+        .iter()
+        .filter_map(destination::Settings::secret_file);
+    faults.extend(secret_files.filter_map(|path| open_to_others(path)));
+    if faults.is_empty() {
+        return Ok(config);
+    }
+    let mut message = format!(
+        "the configuration {} has {}:",
+        path.display(),
+        count(faults.len())
+    );
+    for fault in faults {
+        // Writing to a string cannot fail.
+        let _ = write!(message, "\n  {fault}");
+    }
+    Err(message)
+}
+
+/// Asks for every key there is.
+fn gather(reader: &mut Reader) -> Config {
+    let mut root = reader.root();
+    let state_dir = root
+        .get("state_dir")
+        .unwrap_or_else(|| "/var/lib/gitlab-pi-backup".into());
+    let mut section = root.section("gitlab");
+    let gitlab = host::Settings::read(&mut section);
+    section.finish();
+    let mut section = root.section("upload");
+    let upload = Upload::read(&mut section);
+    section.finish();
+    let mut destinations = Vec::new();
+    let sections = root.section("destinations").sections();
+    if sections.is_empty() {
+        root.fault(
+            "destinations",
+            "no destination is configured; add a table like [destinations.dropbox]",
+        );
+    }
+    for (name, mut section) in sections {
+        // It becomes part of file names and environment variables.
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+        if name.is_empty() || !name.chars().all(good) {
+            section.fault(
+                "type",
+                "the destination's name takes lower-case letters, digits, `-` and `_`",
+            );
+        }
+        destinations.extend(destination::Settings::read(&name, &mut section));
+        section.finish();
+    }
+    root.finish();
+    Config {
+        state_dir,
+        gitlab,
+        destinations,
+        upload,
+    }
+}
+
+/// A fault if group or others may read or write a file with secrets; a missing file has none.
+fn open_to_others(path: &Path) -> Option<String> {
+    let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    (mode & 0o077 != 0).then(|| {
+        format!(
+            "{} holds secrets, but others may read or change it (mode {mode:04o})\n    chmod 600 {}",
+            path.display(),
+            path.display()
+        )
+    })
+}
+
+fn count(faults: usize) -> String {
+    if faults == 1 {
+        "a fault".to_owned()
+    } else {
+        format!("{faults} faults")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../config.example.toml");
+
+    fn read(text: &str) -> (Config, Vec<String>, Vec<String>) {
+        let mut reader = Reader::new(text, [], None);
+        let config = gather(&mut reader);
+        let asked = reader.asked();
+        (
+            config,
+            asked,
+            reader.finish().iter().map(ToString::to_string).collect(),
+        )
+    }
+
+    #[test]
+    fn the_example_is_right_shows_every_key_and_only_defaults() {
+        let (example, asked, faults) = read(EXAMPLE);
+        assert_eq!(faults, [""; 0]);
+        for dotted in asked {
+            let key = dotted.rsplit('.').next().unwrap_or_default();
+            let shown = EXAMPLE.lines().any(|line| {
+                line.trim_start_matches("# ")
+                    .split_once('=')
+                    .is_some_and(|(name, _)| name.trim() == key)
+            });
+            assert!(shown, "config.example.toml does not show {dotted}");
+        }
+        let least = "[destinations.dropbox]\ntype = \"dropbox\"\napp_key = \"0123456789abcde\"\n";
+        let (defaults, _, faults) = read(least);
+        assert_eq!(faults, [""; 0]);
+        let without_secrets = |config: &Config| {
+            format!("{config:?}")
+                .split("spent_until")
+                .next()
+                .map(str::to_owned)
+        };
+        assert_eq!(without_secrets(&example), without_secrets(&defaults));
+    }
+
+    #[test]
+    fn values_out_of_range_are_told_with_what_is_in_range() {
+        let text = "[upload]\nchunk_size = \"5 MiB\"\nconcurrency = 0\nbandwidth_limit = \"5 B/s\"\n\
+            [gitlab]\nnice = 20\nskip = [\"a b\"]\nconfig_command = []\nstrategy = \"move\"\nengine = \"other\"\n\
+            [destinations.A]\ntype = \"dropbox\"\napp_key = \"k\"\nkinds = []\napi_url = \"http://example.org\"\n\
+            data_folder = \"Data\"\n[destinations.b]\ntype = \"tape\"\n[destinations.c]\n";
+        let (_, _, faults) = read(text);
+        let all = faults.join("\n");
+        for part in [
+            "line 2: `upload.chunk_size`: takes a multiple of 4 MiB",
+            "line 3: `upload.concurrency`: takes 1 to 32",
+            "line 4: `upload.bandwidth_limit`",
+            "line 6: `gitlab.nice`: takes 0 to 19",
+            "line 7: `gitlab.skip`",
+            "line 8: `gitlab.config_command`",
+            "line 9: `gitlab.strategy`",
+            "line 10: `gitlab.engine`: unknown variant `other`, expected `gitlab-backup`",
+            "line 12: `destinations.A.type`: the destination's name",
+            "line 14: `destinations.A.kinds`: names no kind",
+            "line 15: `destinations.A.api_url`: takes an address that starts with https://",
+            "line 16: `destinations.A.data_folder`",
+            "line 18: `destinations.b.type`: unknown variant `tape`, expected `dropbox`",
+            "`destinations.c.type` is missing",
+        ] {
+            assert!(all.contains(part), "{part} is not in\n{all}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Refresh token → access token (<https://developers.dropbox.com/oauth-guide>).
+//!
+//! One token for all workers: whoever first finds it missing or too old refreshes it, the others wait.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Mutex as SyncMutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Url;
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::destination::dropbox::api::{self, SCOPES};
+use crate::error::{Error, ErrorKind};
+use crate::http::{Line, Payload, Reply, Request};
+
+/// A token is renewed this long before it expires, or after nine tenths of a shorter life.
+const AHEAD: Duration = Duration::from_secs(300);
+
+/// What identifies the app and the user.
+#[derive(Debug)]
+pub struct Credentials {
+    /// Names the app; not secret.
+    pub app_key: String,
+    /// None for an app authorised by PKCE.
+    pub app_secret: Option<SecretString>,
+    /// Given by itself …
+    pub refresh_token: Option<SecretString>,
+    /// … or in a file, read when it is first needed.
+    pub refresh_token_file: PathBuf,
+    /// The page where the user allows the app.
+    pub authorize_url: Url,
+}
+
+/// Keeps the access token fresh.
+#[derive(Debug)]
+pub struct Auth {
+    /// The destination's name, for messages.
+    name: String,
+    credentials: Credentials,
+    token_url: Url,
+    token: Mutex<Option<Token>>,
+    /// Every secret that could come back in a reply.
+    secrets: SyncMutex<Vec<SecretString>>,
+}
+
+/// An access token, and which one: so that only the first to see it refused renews it.
+#[derive(Clone, Debug)]
+pub struct Token {
+    header: HeaderValue,
+    serial: u64,
+    renew_at: Instant,
+}
+
+impl Token {
+    /// The value of an `Authorization` header, marked sensitive.
+    pub fn header(&self) -> HeaderValue {
+        self.header.clone()
+    }
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    access_token: SecretString,
+    expires_in: Option<u64>,
+    scope: Option<String>,
+}
+
+impl Auth {
+    /// Nothing is asked before the first token is needed.
+    pub fn new(name: &str, credentials: Credentials, token_url: Url) -> Auth {
+        let secrets = [&credentials.app_secret, &credentials.refresh_token]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        let (token, secrets) = (Mutex::new(None), SyncMutex::new(secrets));
+        Auth {
+            name: name.to_owned(),
+            credentials,
+            token_url,
+            token,
+            secrets,
+        }
+    }
+
+    /// A token that is good for some minutes more.
+    pub async fn token(&self, line: &Line) -> Result<Token, Error> {
+        let mut current = self.token.lock().await;
+        if let Some(token) = current
+            .as_ref()
+            .filter(|token| Instant::now() < token.renew_at)
+        {
+            return Ok(token.clone());
+        }
+        let serial = current.as_ref().map_or(0, |token| token.serial + 1);
+        let token = self.refresh(line, serial).await?;
+        *current = Some(token.clone());
+        Ok(token)
+    }
+
+    /// The service says that this token is too old; if it is still the current one, it is renewed.
+    pub async fn expired(&self, token: &Token) {
+        let mut current = self.token.lock().await;
+        if let Some(current) = current
+            .as_mut()
+            .filter(|current| current.serial == token.serial)
+        {
+            current.renew_at = Instant::now();
+        }
+    }
+
+    /// Takes every secret out of a text that came over the network.
+    pub fn redact(&self, text: &str) -> String {
+        let Ok(secrets) = self.secrets.lock() else {
+            return String::new();
+        };
+        secrets
+            .iter()
+            .map(ExposeSecret::expose_secret)
+            .filter(|secret| !secret.is_empty())
+            .fold(text.to_owned(), |text, secret| {
+                text.replace(secret, "[secret]")
+            })
+    }
+
+    async fn refresh(&self, line: &Line, serial: u64) -> Result<Token, Error> {
+        let action = format!("{}: refreshing the access token", self.name);
+        let refresh_token = self.refresh_token(&action)?;
+        let mut form = reqwest::Url::parse("form:").expect("a fixed address");
+        form.query_pairs_mut()
+            .append_pair("grant_type", "refresh_token")
+            .append_pair("refresh_token", refresh_token.expose_secret())
+            .append_pair("client_id", &self.credentials.app_key);
+        if let Some(secret) = &self.credentials.app_secret {
+            form.query_pairs_mut()
+                .append_pair("client_secret", secret.expose_secret());
+        }
+        let request = Request {
+            url: self.token_url.clone(),
+            headers: vec![(
+                CONTENT_TYPE,
+                HeaderValue::from_static("application/x-www-form-urlencoded"),
+            )],
+            body: Payload::Bytes(Bytes::from(form.query().unwrap_or_default().to_owned())),
+            reply_wait: super::REPLY_WAIT,
+        };
+        let reply = line.send(&action, request).await?;
+        let granted = match reply.status {
+            200 => serde_json::from_slice::<Granted>(&reply.body).map_err(|_| {
+                Error::new(
+                    ErrorKind::Unavailable,
+                    &action,
+                    "the reply is cut off or no JSON",
+                )
+            })?,
+            _ => return Err(self.refused(&action, &reply)),
+        };
+        if let Some(granted) = &granted.scope {
+            let missing: Vec<_> = SCOPES
+                .iter()
+                .filter(|scope| !granted.split(' ').any(|has| has == **scope))
+                .copied()
+                .collect();
+            if !missing.is_empty() {
+                return Err(Error::new(
+                    ErrorKind::Unauthorized,
+                    action,
+                    format!("the refresh token lacks the right {}", missing.join(", ")),
+                )
+                .hint(format!(
+                    "tick it under Permissions in the Dropbox app console, submit, and {}",
+                    self.new_token_hint()
+                )));
+            }
+        }
+        if let Ok(mut secrets) = self.secrets.lock() {
+            secrets.push(granted.access_token.clone());
+        }
+        let mut header =
+            HeaderValue::from_str(&format!("Bearer {}", granted.access_token.expose_secret()))
+                .map_err(|_| {
+                    Error::new(
+                        ErrorKind::Unexpected,
+                        &action,
+                        "the access token is not one",
+                    )
+                })?;
+        header.set_sensitive(true);
+        let life = Duration::from_secs(granted.expires_in.unwrap_or(14_400));
+        tracing::debug!("{}: new access token for {} s", self.name, life.as_secs());
+        Ok(Token {
+            header,
+            serial,
+            renew_at: Instant::now() + life - AHEAD.min(life / 10),
+        })
+    }
+
+    fn refresh_token(&self, action: &str) -> Result<SecretString, Error> {
+        if let Some(token) = &self.credentials.refresh_token {
+            return Ok(token.clone());
+        }
+        let path = &self.credentials.refresh_token_file;
+        let text = fs::read_to_string(path).map_err(|error| {
+            Error::new(
+                ErrorKind::Unauthorized,
+                action,
+                format!("no refresh token in {}: {error}", path.display()),
+            )
+            .hint(format!(
+                "write it there (chmod 600) or set `refresh_token`; {}",
+                self.new_token_hint()
+            ))
+        })?;
+        let token = SecretString::from(text.trim());
+        if let Ok(mut secrets) = self.secrets.lock() {
+            secrets.push(token.clone());
+        }
+        Ok(token)
+    }
+
+    /// What a reply other than 200 means.
+    fn refused(&self, action: &str, reply: &Reply) -> Error {
+        let value = api::json(reply).unwrap_or_default();
+        let code = value
+            .get("error")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let text = match value.get("error_description").and_then(Value::as_str) {
+            Some(description) => format!("{code}: {description}"),
+            None if code.is_empty() => api::excerpt(reply),
+            None => code.to_owned(),
+        };
+        let text = self.redact(&text);
+        let failed = |kind| {
+            Error::new(
+                kind,
+                action,
+                format!("Dropbox answered {}: {text}", reply.status),
+            )
+        };
+        match (reply.status, code.split(':').next().unwrap_or_default()) {
+            (429, _) => failed(ErrorKind::RateLimited(api::asked_to_wait(reply, value.get("error")))),
+            (300..=399 | 407 | 408 | 421 | 500..=599, _) => failed(ErrorKind::Unavailable),
+            (_, "invalid_grant") => failed(ErrorKind::Unauthorized)
+                .hint(format!("the refresh token was revoked or belongs to another app; {}", self.new_token_hint())),
+            (_, "invalid_client") => failed(ErrorKind::Unauthorized)
+                .hint("check `app_key` and `app_secret` against the app's page in the Dropbox app console"),
+            (_, "invalid_request") if self.credentials.app_secret.is_none() => failed(ErrorKind::Unauthorized)
+                .hint("a refresh token obtained with the app's secret needs `app_secret` for every refresh"),
+            _ => failed(ErrorKind::Unauthorized),
+        }
+    }
+
+    fn new_token_hint(&self) -> String {
+        let mut url = self.credentials.authorize_url.clone();
+        url.query_pairs_mut()
+            .append_pair("client_id", &self.credentials.app_key)
+            .append_pair("response_type", "code")
+            .append_pair("token_access_type", "offline");
+        format!(
+            "obtain a new refresh token: allow the app at\n  {url}\n  and exchange the code as the README shows"
+        )
+    }
+}

@@ -1,0 +1,450 @@
+//! The transfer engine: one archive through a concurrent upload session.
+//!
+//! ```text
+//! journal of the same source, younger than six days? ─ yes: continue its session ─ no: start one
+//! for each chunk not acknowledged, `concurrency` at a time, in any order:
+//!     hash its blocks (this warms the page cache) ─ append with their hash, the body read while it is sent
+//!     ─ note the acknowledgement ─ tell the kernel to drop those pages
+//! the remainder below 4 MiB goes last and closes ─ finish ─ the reply's hash is ours ─ drop the journal
+//! ```
+//!
+//! What the service says is the truth. `incorrect_offset` that names our chunk's end, and `closed` for
+//! the closing chunk, are lost replies and not errors. A session that is gone: is the archive already
+//! there with the same hash, that was a lost reply too; else a new session is started. A service that
+//! stored something else has it deleted again, by its revision, and gets everything anew.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use futures_util::future::try_join_all;
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use serde_json::{Value, json};
+
+use super::journal::{self, Header, Journal};
+use super::{Call, Dropbox, REPLY_WAIT, argument_header, at};
+use crate::content_hash::{Digest, combine, hash_blocks};
+use crate::destination::dropbox::api::{Answer, Entry, Refusal};
+use crate::error::{Error, ErrorKind};
+use crate::http::{Bandwidth, Line, Payload, source_error};
+use crate::progress::Progress;
+use crate::retry::{Patience, retry};
+use crate::source::{Fingerprint, Source};
+
+/// Committing a big file can take the service minutes.
+const FINISH_WAIT: Duration = Duration::from_secs(600);
+/// How often everything is begun again before the upload fails.
+const LONGEST_SERIES: usize = 3;
+
+/// How archives are sent, whatever they are.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// In bytes; a multiple of 4 MiB.
+    pub chunk_len: u64,
+    /// Appends in flight.
+    pub concurrency: usize,
+    /// A limit for all of them together.
+    pub bandwidth: Option<Arc<Bandwidth>>,
+    /// How long an upload may go without progress.
+    pub retry_for: Duration,
+}
+
+/// One archive on its way to one path.
+pub struct Transfer<'a> {
+    /// To which account.
+    pub dropbox: &'a Dropbox,
+    /// What is sent.
+    pub source: Arc<dyn Source>,
+    /// Where it lies on this machine, for the journal.
+    pub source_path: &'a Path,
+    /// Where it is stored.
+    pub path: &'a str,
+    /// What is wrong with it, for the journal.
+    pub doubts: &'a [String],
+    /// The time it is stored with.
+    pub client_modified: DateTime<Utc>,
+    /// The folder of journals; none if there is no place for them.
+    pub journals: Option<&'a Path>,
+    /// How it is sent.
+    pub options: &'a Options,
+    /// Who is told how far it is.
+    pub progress: &'a Progress,
+}
+
+/// Why a session did not end in a stored archive.
+enum Halt {
+    /// The session cannot be continued; a new one may succeed.
+    Lost(String),
+    /// A new one would fail as well.
+    Failed(Error),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Halt {
+        Halt::Failed(error)
+    }
+}
+
+impl Transfer<'_> {
+    /// Stores the archive and returns its content hash, which is also what the service computed.
+    /// On an error what was acknowledged stays in the journal for the next run.
+    pub async fn run(&self) -> Result<Digest, Error> {
+        let patience = Patience::new(self.options.retry_for);
+        let fingerprint = self.fingerprint()?;
+        let mut resumed = self.resumable(&fingerprint);
+        for _ in 0..LONGEST_SERIES {
+            let journal = match resumed.take() {
+                Some(journal) => journal,
+                None => self.start(&fingerprint, &patience).await?,
+            };
+            self.progress.resumed(journal.acknowledged_bytes());
+            let journal = Mutex::new(journal);
+            let result = self.send(&journal, &fingerprint, &patience).await;
+            let journal = journal.into_inner().unwrap_or_else(PoisonError::into_inner);
+            match result {
+                Ok(hash) => {
+                    self.note(journal.remove());
+                    return Ok(hash);
+                }
+                Err(Halt::Failed(error)) => {
+                    if error.kind() == ErrorKind::SourceChanged {
+                        self.note(journal.remove());
+                    }
+                    return Err(error);
+                }
+                Err(Halt::Lost(reason)) => {
+                    tracing::warn!("{}: {reason}; beginning anew", self.action("uploading to"));
+                    self.note(journal.remove());
+                    self.progress.resumed(0);
+                }
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            self.action("uploading to"),
+            format!("{LONGEST_SERIES} upload sessions in a row were lost"),
+        ))
+    }
+
+    /// The journal of an earlier run, if its session can be continued with the same bytes.
+    fn resumable(&self, fingerprint: &Fingerprint) -> Option<Journal> {
+        let journal = Journal::resume(&self.journal_path()?).ok()?;
+        let header = journal.header();
+        let same = header.fingerprint == *fingerprint
+            && header.path == self.path
+            && header.destination == self.dropbox.name
+            && header.len == self.source.len();
+        (same && journal.is_alive(Utc::now())).then_some(journal)
+    }
+
+    /// Begins a session and its journal.
+    async fn start(
+        &self,
+        fingerprint: &Fingerprint,
+        patience: &Patience,
+    ) -> Result<Journal, Error> {
+        let action = self.action("starting an upload session for");
+        let call = self.call(
+            &action,
+            "start",
+            &json!({ "session_type": "concurrent" }),
+            REPLY_WAIT,
+        );
+        let answer = self.empty(&call, patience).await?;
+        let value = answer.map_err(|refusal| refusal.error(ErrorKind::Unexpected, &action))?;
+        let session = value
+            .get("session_id")
+            .and_then(Value::as_str)
+            .filter(|id| !id.is_empty());
+        let session = session
+            .ok_or_else(|| Error::new(ErrorKind::Unexpected, &action, "no session ID came back"))?;
+        let header = Header {
+            destination: self.dropbox.name.clone(),
+            path: self.path.to_owned(),
+            source: self.source_path.to_owned(),
+            fingerprint: fingerprint.clone(),
+            len: self.source.len(),
+            chunk_len: self.options.chunk_len,
+            session: session.to_owned(),
+            begun_at: Utc::now(),
+            doubts: self.doubts.to_vec(),
+        };
+        let path = self.journal_path().unwrap_or_default();
+        let (journal, error) = tokio::task::spawn_blocking(move || Journal::create(&path, header))
+            .await
+            .map_err(|_| Error::new(ErrorKind::Unexpected, &action, "the program is ending"))?;
+        self.note(
+            error
+                .filter(|_| self.journals.is_some())
+                .map_or(Ok(()), Err),
+        );
+        Ok(journal)
+    }
+
+    /// Sends what is missing, closes, and finishes.
+    async fn send(
+        &self,
+        journal: &Mutex<Journal>,
+        fingerprint: &Fingerprint,
+        patience: &Patience,
+    ) -> Result<Digest, Halt> {
+        let (plan, session) = {
+            let journal = lock(journal);
+            (journal.plan(), journal.header().session.clone())
+        };
+        let missing: Vec<_> = (0..plan.last())
+            .filter(|number| !lock(journal).has(*number))
+            .collect();
+        let next = AtomicUsize::new(0);
+        let append = async |line: &Line, number: usize| {
+            let range = plan.range(number);
+            let len = range.end - range.start;
+            let closing = number == plan.last();
+            let blocks = self
+                .append(line, &session, range, closing, fingerprint, patience)
+                .await?;
+            patience.renew();
+            self.progress.add(len);
+            self.note(lock(journal).acknowledge(number, blocks));
+            Ok::<_, Halt>(())
+        };
+        let workers = (0..self.options.concurrency.min(missing.len())).map(async |_| {
+            let line = self.dropbox.http.line();
+            while let Some(number) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                append(&line, *number).await?;
+            }
+            Ok::<_, Halt>(())
+        });
+        try_join_all(workers).await?;
+        // After it the session takes nothing any more: it must be the last.
+        if !lock(journal).has(plan.last()) {
+            append(&self.dropbox.line, plan.last()).await?;
+        }
+        self.note(lock(journal).sync());
+        let hash = lock(journal)
+            .content_hash()
+            .ok_or_else(|| Halt::Lost("a chunk is missing".to_owned()))?;
+        self.finish(&session, hash, patience).await?;
+        self.unchanged(fingerprint)?;
+        self.source.release(0..self.source.len());
+        Ok(hash)
+    }
+
+    /// Sends one chunk and returns the digests of its blocks.
+    async fn append(
+        &self,
+        line: &Line,
+        session: &str,
+        range: Range<u64>,
+        closing: bool,
+        fingerprint: &Fingerprint,
+        patience: &Patience,
+    ) -> Result<Vec<Digest>, Halt> {
+        let action = format!(
+            "{} (bytes {} to {})",
+            self.action("uploading to"),
+            range.start,
+            range.end
+        );
+        let (source, hashed) = (self.source.clone(), range.clone());
+        let blocks = tokio::task::spawn_blocking(move || hash_blocks(&*source, hashed))
+            .await
+            .map_err(|_| Error::new(ErrorKind::Unexpected, &action, "the program is ending"))?
+            .map_err(|error| source_error(&action, &error))?;
+        self.unchanged(fingerprint)?;
+        let argument = json!({
+            "cursor": { "session_id": session, "offset": range.start },
+            "close": closing,
+            "content_hash": combine(&blocks),
+        });
+        let call = self.call(&action, "append_v2", &argument, REPLY_WAIT);
+        let answer = retry(&self.dropbox.pause, patience, async || {
+            let bandwidth = self.options.bandwidth.clone();
+            let body = Payload::Range(self.source.clone(), range.clone(), bandwidth);
+            match self.dropbox.call(line, &call, body).await? {
+                Err(refusal) if refusal.tags == "content_hash_mismatch" => {
+                    // Either the bytes were damaged on their way, or they are no longer the ones hashed.
+                    self.unchanged(fingerprint)?;
+                    Err(refusal.error(ErrorKind::Corrupt, &action))
+                }
+                answer => Ok(answer),
+            }
+        })
+        .await;
+        let answer = match answer {
+            // The service's words, in a plain 400, for a piece that differs from one it has.
+            Err(error)
+                if error
+                    .to_string()
+                    .contains("Different data already uploaded") =>
+            {
+                return Err(Halt::Lost(
+                    "the session holds other bytes than the file".to_owned(),
+                ));
+            }
+            answer => answer?,
+        };
+        match answer {
+            Ok(_) => {}
+            Err(Refusal {
+                correct_offset: Some(offset),
+                ..
+            }) if offset == range.end => {}
+            Err(refusal) if closing && refusal.tags == "closed" => {}
+            Err(refusal) => match refusal.tags.as_str() {
+                "not_found" => return Err(Halt::Lost("the upload session has expired".to_owned())),
+                "closed" => return Err(Halt::Lost("the upload session was closed".to_owned())),
+                "incorrect_offset" => {
+                    return Err(Halt::Lost("somebody else writes to the session".to_owned()));
+                }
+                _ => return Err(refusal.error(ErrorKind::Invalid, &action).into()),
+            },
+        }
+        self.unchanged(fingerprint)?;
+        self.source.release(range);
+        Ok(blocks)
+    }
+
+    /// Turns the session into a file whose hash is `hash`.
+    async fn finish(&self, session: &str, hash: Digest, patience: &Patience) -> Result<(), Halt> {
+        let action = self.action("finishing the upload to");
+        let argument = json!({
+            "cursor": { "session_id": session, "offset": self.source.len() },
+            "commit": {
+                "path": self.path,
+                "mode": "add",
+                "autorename": false,
+                "client_modified": self.client_modified.to_rfc3339_opts(SecondsFormat::Secs, true),
+            },
+        });
+        let call = self.call(&action, "finish", &argument, FINISH_WAIT);
+        match self.empty(&call, patience).await? {
+            Ok(stored) if self.is_stored(Entry::parse(&stored).as_ref(), hash) => Ok(()),
+            // The reply does not name our hash: believe what lies there, and take away what is not ours.
+            Ok(stored) => {
+                let found = self.dropbox.stat(self.path, patience).await?;
+                if self.is_stored(found.as_ref(), hash) {
+                    return Ok(());
+                }
+                if let Some(file) = Entry::parse(&stored).and_then(|entry| entry.file) {
+                    self.dropbox.delete(self.path, &file.rev, patience).await?;
+                }
+                Err(Halt::Lost(
+                    "what was stored has another content hash than the file".to_owned(),
+                ))
+            }
+            Err(refusal) => {
+                let failed = |kind| Halt::Failed(refusal.error(kind, &action));
+                let tag = refusal.tags.as_str();
+                if tag.starts_with("path/insufficient_space") {
+                    return Err(Halt::Failed(refusal.error(ErrorKind::NoSpace, &action).hint(
+                        "make room in Dropbox; everything has arrived, the next run only has to finish",
+                    )));
+                }
+                if !(tag.starts_with("path/conflict")
+                    || tag.starts_with("lookup_failed")
+                    || tag.starts_with("concurrent_session"))
+                {
+                    return Err(failed(ErrorKind::Invalid));
+                }
+                let found = self.dropbox.stat(self.path, patience).await?;
+                if self.is_stored(found.as_ref(), hash) {
+                    return Ok(());
+                }
+                if tag.starts_with("path/conflict") {
+                    return Err(failed(ErrorKind::AlreadyExists));
+                }
+                Err(Halt::Lost(format!(
+                    "the upload session cannot be finished ({tag})"
+                )))
+            }
+        }
+    }
+
+    /// Whether an entry is this archive, whole.
+    fn is_stored(&self, entry: Option<&Entry>, hash: Digest) -> bool {
+        let file = entry.and_then(|entry| entry.file.as_ref());
+        file.is_some_and(|file| file.size == self.source.len() && file.content_hash == Some(hash))
+    }
+
+    /// A call to the content host about a session.
+    fn call<'a>(
+        &self,
+        action: &'a str,
+        route: &str,
+        argument: &Value,
+        reply_wait: Duration,
+    ) -> Call<'a> {
+        let url = at(
+            &self.dropbox.content_url,
+            &format!("/2/files/upload_session/{route}"),
+        );
+        let octets = (
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/octet-stream"),
+        );
+        Call {
+            action,
+            url,
+            headers: vec![argument_header(argument), octets],
+            reply_wait,
+        }
+    }
+
+    /// Makes a call without a body, as often as it takes.
+    async fn empty(&self, call: &Call<'_>, patience: &Patience) -> Result<Answer, Error> {
+        let body = Payload::Bytes(Bytes::new());
+        let dropbox = self.dropbox;
+        retry(&dropbox.pause, patience, async || {
+            dropbox.call(&dropbox.line, call, body.clone()).await
+        })
+        .await
+    }
+
+    fn action(&self, what: &str) -> String {
+        format!("{}: {what} {}", self.dropbox.name, self.path)
+    }
+
+    fn fingerprint(&self) -> Result<Fingerprint, Error> {
+        let reading =
+            |error| source_error(&format!("reading {}", self.source_path.display()), &error);
+        self.source.fingerprint().map_err(reading)
+    }
+
+    /// Fails if the file is no longer the one whose upload was begun.
+    fn unchanged(&self, fingerprint: &Fingerprint) -> Result<(), Error> {
+        if self.fingerprint()? == *fingerprint {
+            return Ok(());
+        }
+        let action = format!("reading {}", self.source_path.display());
+        Err(Error::new(
+            ErrorKind::SourceChanged,
+            action,
+            "the file changed while it was uploaded",
+        )
+        .hint("is another backup running? the next run takes it from the beginning"))
+    }
+
+    fn journal_path(&self) -> Option<std::path::PathBuf> {
+        self.journals
+            .map(|folder| journal::path_of(folder, &self.dropbox.name, self.path))
+    }
+
+    /// The journal is a hint: that it cannot be kept is told and keeps no archive from being stored.
+    fn note(&self, result: std::io::Result<()>) {
+        if let Err(error) = result {
+            tracing::warn!(
+                "{}: the upload journal cannot be written ({error}), so an interruption would start it over",
+                self.action("uploading to")
+            );
+        }
+    }
+}
+
+fn lock(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner)
+}

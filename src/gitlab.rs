@@ -1,0 +1,4 @@
+//! GitLab on this machine: its commands, and what they make.
+
+pub mod host;
+pub mod inspect;

@@ -1,0 +1,343 @@
+//! A look into an archive before it is sent: is it a whole tar, and does it hold what a restore needs?
+//!
+//! GitLab's commands have ended with 0 although the database dump had failed
+//! (<https://gitlab.com/gitlab-org/gitlab/-/issues/411497>), so the archive itself is asked. Only
+//! headers and the first bytes of a few members are read; memory does not grow with the archive.
+
+use std::io::{self, Read};
+
+use crate::archive::ArchiveKind;
+use crate::source::Source;
+use crate::tar::{Member, Members, TarError};
+
+/// Of a member whose contents are looked at, this many bytes at most.
+const LONGEST_LOOK: u64 = 64 * 1024;
+
+/// What SQL as `pg_dump` writes it begins with, behind white space.
+const SQL_BEGINS: [&str; 9] = [
+    "--",
+    "/*",
+    "\\restrict",
+    "SET ",
+    "BEGIN",
+    "CREATE ",
+    "DROP ",
+    "ALTER ",
+    "SELECT ",
+];
+
+/// What is wrong with a whole archive; nothing, for a good one.
+pub type Doubts = Vec<String>;
+
+/// Reads the structure of an archive to its end. An error says why it is no whole tar; `skipped` names
+/// the parts GitLab was told to leave out. Blocks the thread.
+pub fn look_into(
+    source: &dyn Source,
+    kind: ArchiveKind,
+    skipped: &[String],
+) -> Result<Doubts, TarError> {
+    let mut members = Members::new(source);
+    let mut count = 0_u64;
+    let mut seen = Seen::default();
+    while let Some(member) = members.next_member()? {
+        count += 1;
+        match kind {
+            ArchiveKind::Config => seen.config_member(&member),
+            ArchiveKind::Data => seen.data_member(&member, source)?,
+        }
+    }
+    source.release(0..source.len());
+    if count == 0 {
+        return Err(TarError::Damaged(
+            "no whole tar: it has no member".to_owned(),
+        ));
+    }
+    Ok(match kind {
+        ArchiveKind::Config => seen.config_doubts(),
+        ArchiveKind::Data => seen.data_doubts(skipped),
+    })
+}
+
+/// What has been found on the way.
+#[derive(Default)]
+struct Seen {
+    secrets: bool,
+    information: bool,
+    /// The parts that `backup_information.yml` says were skipped.
+    skipped: Vec<String>,
+    /// The main database's dump: whether it begins like one.
+    database: Option<bool>,
+    /// Other dumps that do not begin like one.
+    other_dumps: Vec<String>,
+}
+
+impl Seen {
+    fn config_member(&mut self, member: &Member) {
+        let name = member.path.rsplit(|byte| *byte == b'/').next();
+        self.secrets |= member.is_file && member.size > 0 && name == Some(b"gitlab-secrets.json");
+    }
+
+    fn config_doubts(&self) -> Doubts {
+        let missing =
+            "there is no gitlab-secrets.json in it: without it no data backup can be decrypted";
+        if self.secrets {
+            Vec::new()
+        } else {
+            vec![missing.to_owned()]
+        }
+    }
+
+    fn data_member(&mut self, member: &Member, source: &dyn Source) -> io::Result<()> {
+        let path = String::from_utf8_lossy(&member.path);
+        let path = path.trim_start_matches("./").trim_start_matches('/');
+        if !member.is_file {
+            return Ok(());
+        }
+        if path == "backup_information.yml" {
+            self.information = member.size > 0;
+            let mut text = String::new();
+            contents(member, source)
+                .take(LONGEST_LOOK)
+                .read_to_string(&mut text)
+                .ok();
+            self.skipped = skipped_parts(&text);
+        } else if let Some(name) = path
+            .strip_prefix("db/")
+            .filter(|name| name.contains(".sql"))
+        {
+            let good = begins_like_a_dump(contents(member, source));
+            if name.starts_with("database.sql") {
+                self.database = Some(good);
+            } else if !good {
+                self.other_dumps.push(path.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn data_doubts(&self, skipped: &[String]) -> Doubts {
+        let mut doubts = Vec::new();
+        if !self.information {
+            doubts.push(
+                "there is no backup_information.yml in it: GitLab cannot restore it".to_owned(),
+            );
+        }
+        if !skipped.iter().chain(&self.skipped).any(|part| part == "db") {
+            match self.database {
+                Some(true) => {}
+                Some(false) => {
+                    doubts.push("db/database.sql.gz does not begin like a database dump".to_owned())
+                }
+                None => doubts
+                    .push("there is no database dump in it, and `db` was not skipped".to_owned()),
+            }
+        }
+        doubts.extend(
+            self.other_dumps
+                .iter()
+                .map(|path| format!("{path} does not begin like a database dump")),
+        );
+        doubts
+    }
+}
+
+/// The contents of a member as a stream.
+fn contents<'a>(member: &Member, source: &'a dyn Source) -> Contents<'a> {
+    Contents {
+        source,
+        offset: member.offset,
+        end: member.offset + member.size,
+    }
+}
+
+struct Contents<'a> {
+    source: &'a dyn Source,
+    offset: u64,
+    end: u64,
+}
+
+impl Read for Contents<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let len =
+            usize::try_from(self.end - self.offset).map_or(buf.len(), |left| left.min(buf.len()));
+        let n = self.source.read_at(self.offset, &mut buf[..len])?;
+        self.offset += n as u64;
+        Ok(n)
+    }
+}
+
+/// SQL, or gzip or zstd of it, told by the first bytes.
+fn begins_like_a_dump(mut contents: Contents<'_>) -> bool {
+    let start = contents.offset;
+    let mut magic = [0; 4];
+    let known = contents.read(&mut magic).unwrap_or(0);
+    contents.offset = start;
+    let contents = contents.take(LONGEST_LOOK);
+    match &magic[..known] {
+        [0x1f, 0x8b, ..] => begins_like_sql(flate2::read::GzDecoder::new(contents)),
+        [0x28, 0xb5, 0x2f, 0xfd] => {
+            ruzstd::decoding::StreamingDecoder::new(contents).is_ok_and(begins_like_sql)
+        }
+        _ => begins_like_sql(contents),
+    }
+}
+
+fn begins_like_sql(contents: impl Read) -> bool {
+    let mut text = Vec::new();
+    // What was decoded before an error still counts: a look ends in the middle of a stream.
+    let _ = contents.take(256).read_to_end(&mut text);
+    let text = String::from_utf8_lossy(&text);
+    SQL_BEGINS
+        .iter()
+        .any(|begin| text.trim_start().starts_with(begin))
+}
+
+/// The words of `:skipped:`, written as a text or as a list over the versions of GitLab.
+fn skipped_parts(information: &str) -> Vec<String> {
+    let mut lines = information
+        .lines()
+        .skip_while(|line| !line.starts_with(":skipped:"));
+    let Some(first) = lines.next() else {
+        return Vec::new();
+    };
+    let listed = lines.take_while(|line| line.trim_start().starts_with("- "));
+    std::iter::once(first.trim_start_matches(":skipped:"))
+        .chain(listed)
+        .flat_map(|line| line.split([',', ' ', '[', ']', '"', '\'', '-']))
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::file::FileSource;
+    use std::fs;
+    use std::io::Write;
+    use std::path::Path;
+    use std::process::Command;
+
+    const DUMP: &[u8] = b"--\n-- PostgreSQL database dump\n--\n\n";
+
+    fn gzip(data: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder
+            .write_all(data)
+            .and_then(|()| encoder.finish())
+            .expect("gzip")
+    }
+
+    /// A tar by GNU tar of these files.
+    fn tar(dir: &Path, files: &[(&str, &[u8])]) -> FileSource {
+        let tree = dir.join("tree");
+        let _ = fs::remove_dir_all(&tree);
+        let path = dir.join("a.tar");
+        for (name, data) in files {
+            let file = tree.join(name);
+            fs::create_dir_all(file.parent().expect("a parent")).expect("folder");
+            fs::write(file, data).expect("write");
+        }
+        let names = fs::read_dir(&tree)
+            .expect("list")
+            .map(|e| e.expect("entry").file_name());
+        let status = Command::new("tar")
+            .arg("-cf")
+            .arg(&path)
+            .arg("-C")
+            .arg(&tree)
+            .args(names)
+            .status();
+        assert!(status.expect("tar runs").success());
+        FileSource::open(&path).expect("open")
+    }
+
+    fn doubts(files: &[(&str, &[u8])], kind: ArchiveKind, skipped: &[&str]) -> String {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let skipped: Vec<_> = skipped.iter().map(|part| (*part).to_owned()).collect();
+        look_into(&tar(dir.path(), files), kind, &skipped)
+            .expect("a whole tar")
+            .join("; ")
+    }
+
+    #[test]
+    fn a_data_archive_is_doubted_for_what_a_restore_would_miss() {
+        let information: (&str, &[u8]) = ("backup_information.yml", b":skipped: \n");
+        let without_db: (&str, &[u8]) = ("backup_information.yml", b":skipped: registry,db\n");
+        let good = gzip(DUMP);
+        // `zstd` of the same text, with a raw block.
+        let zstd = [
+            &[0x28, 0xb5, 0x2f, 0xfd, 0x20, 35, 0x19, 0x01, 0x00][..],
+            DUMP,
+        ]
+        .concat();
+        let (empty, junk) = (gzip(b""), gzip(b"pg_dump: error"));
+        let data =
+            |db: &[u8], name: &str| doubts(&[information, (name, db)], ArchiveKind::Data, &[]);
+        assert_eq!(data(&good, "db/database.sql.gz"), "");
+        assert_eq!(data(DUMP, "db/database.sql.gz"), "");
+        assert_eq!(data(b"\n\\restrict abc\n", "db/database.sql"), "");
+        assert_eq!(data(&zstd, "db/database.sql.gz"), "");
+        let dumpless = "db/database.sql.gz does not begin like a database dump";
+        for bad in [
+            &empty[..],
+            &junk,
+            b"",
+            &good[..5],
+            &[0x28, 0xb5, 0x2f, 0xfd, 9, 9],
+        ] {
+            assert_eq!(data(bad, "db/database.sql.gz"), dumpless);
+        }
+        assert!(data(&good, "db/other").contains("no database dump"));
+        assert_eq!(doubts(&[without_db], ArchiveKind::Data, &[]), "");
+        assert_eq!(doubts(&[information], ArchiveKind::Data, &["db"]), "");
+        assert!(
+            doubts(&[("db/database.sql.gz", &good)], ArchiveKind::Data, &[])
+                .contains("backup_information.yml")
+        );
+        let two = [
+            information,
+            ("db/database.sql.gz", &good),
+            ("db/ci_database.sql.gz", &empty),
+        ];
+        assert!(doubts(&two, ArchiveKind::Data, &[]).contains("db/ci_database.sql.gz does not"));
+    }
+
+    #[test]
+    fn a_config_archive_needs_its_secrets() {
+        let config = |name| {
+            doubts(
+                &[("etc/gitlab/gitlab.rb", b"x"), (name, b"{}")],
+                ArchiveKind::Config,
+                &[],
+            )
+        };
+        assert_eq!(config("etc/gitlab/gitlab-secrets.json"), "");
+        assert!(config("etc/gitlab/gitlab-secrets.json.bak").contains("gitlab-secrets.json"));
+        assert!(
+            doubts(
+                &[("etc/gitlab/gitlab-secrets.json", b"")],
+                ArchiveKind::Config,
+                &[]
+            )
+            .contains("decrypted")
+        );
+    }
+
+    #[test]
+    fn every_form_of_the_skip_list_is_read() {
+        for text in [
+            ":skipped: db,uploads\n:x: 1\n",
+            ":skipped: \"db,uploads\"\n",
+            ":skipped: [db, uploads]\n",
+            ":a: 1\n:skipped:\n- db\n- uploads\n:x:\n- no\n",
+        ] {
+            assert_eq!(skipped_parts(text), ["db", "uploads"], "{text}");
+        }
+        assert_eq!(
+            skipped_parts(":skipped: \n:repositories_storages: default\n"),
+            [""; 0]
+        );
+        assert_eq!(skipped_parts(""), [""; 0]);
+    }
+}

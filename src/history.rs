@@ -1,0 +1,104 @@
+//! The history of runs: one JSON line each, bounded.
+
+use std::fs;
+use std::io;
+
+use serde_json::{Value, json};
+
+use crate::report::RunReport;
+use crate::state::{StateDir, append_line, replace};
+
+/// Its name in the state folder.
+const FILE: &str = "history.jsonl";
+/// About nine years of two runs a week.
+const LONGEST: usize = 1_000;
+/// It is shortened when it has grown by this many lines over [`LONGEST`], not at every run.
+const SLACK: usize = 100;
+
+/// Adds a run.
+pub fn record(state: &StateDir, report: &RunReport) -> io::Result<()> {
+    let path = state.path().join(FILE);
+    let mut value = serde_json::to_value(report)?;
+    if let Some(object) = value.as_object_mut() {
+        object.insert("exit".to_owned(), json!(report.exit_status()));
+    }
+    append_line(&path, &value.to_string())?;
+    let text = fs::read_to_string(&path)?;
+    let count = text.lines().count();
+    if count > LONGEST + SLACK {
+        let kept: String = text
+            .lines()
+            .skip(count - LONGEST)
+            .map(|line| line.to_owned() + "\n")
+            .collect();
+        replace(&path, &kept)?;
+    }
+    Ok(())
+}
+
+/// All runs, the oldest first; damaged lines are passed over, a missing file is no run.
+pub fn read(state: &StateDir) -> io::Result<Vec<Value>> {
+    match fs::read_to_string(state.path().join(FILE)) {
+        Ok(text) => Ok(text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The size in bytes of the last archive of a kind that a run knew.
+pub fn last_size(runs: &[Value], kind: &str) -> Option<u64> {
+    let archives = runs
+        .iter()
+        .rev()
+        .filter_map(|run| run.get("archives")?.as_array());
+    let mut of_kind = archives
+        .flatten()
+        .filter(|archive| archive.get("kind").and_then(Value::as_str) == Some(kind));
+    of_kind.next()?.get("size")?.as_u64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::DateTime;
+
+    #[test]
+    fn it_stays_bounded_and_survives_damage() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let state = StateDir::new(dir.path());
+        let path = dir.path().join(FILE);
+        assert!(read(&state).expect("none yet").is_empty());
+        fs::write(
+            &path,
+            "{\"run_id\":\"old\"}\n\0\0\0\nnot json\n".repeat(LONGEST),
+        )
+        .expect("write");
+        record(
+            &state,
+            &RunReport::begin("new".to_owned(), DateTime::UNIX_EPOCH),
+        )
+        .expect("recorded");
+        assert_eq!(
+            fs::read_to_string(&path).expect("read").lines().count(),
+            LONGEST
+        );
+        let runs = read(&state).expect("read");
+        assert_eq!(
+            runs.last().and_then(|run| run["run_id"].as_str()),
+            Some("new")
+        );
+    }
+
+    #[test]
+    fn the_last_size_of_a_kind() {
+        let run = |size: u64| json!({ "archives": [{ "kind": "config", "size": 1 }, { "kind": "data", "size": size }] });
+        assert_eq!(
+            last_size(&[run(5), run(7), json!({ "archives": [] })], "data"),
+            Some(7)
+        );
+        assert_eq!(last_size(&[], "data"), None);
+    }
+}

@@ -1,0 +1,263 @@
+//! The HTTP client: TLS roots, proxies, time-outs, and errors that hold no secret.
+//!
+//! One [`Http`] makes any number of [`Line`]s. A line is a client with at most one connection to a
+//! host, so that what that connection does can be watched: a slow one is left alone, a dead one given up.
+
+mod body;
+mod watch;
+
+use std::error::Error as _;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Url};
+use rustls::ClientConfig;
+use rustls::crypto::CryptoProvider;
+
+use crate::error::{Error, ErrorKind};
+use crate::http::body::{Meter, Streamed};
+use crate::http::watch::{Connection, ConnectionLayer};
+use crate::source::Source;
+use crate::units::Size;
+
+pub use crate::http::body::Bandwidth;
+
+/// A longer reply is refused; bytes.
+const LONGEST_REPLY: usize = 8 * 1024 * 1024;
+/// Connecting, name look-up and TLS handshake included, takes no longer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Makes connections that all share one TLS configuration.
+pub struct Http {
+    tls: ClientConfig,
+    stall: Duration,
+}
+
+/// At most one connection to each host.
+pub struct Line {
+    client: Client,
+    connection: Connection,
+    stall: Duration,
+}
+
+/// A POST request.
+pub struct Request {
+    /// Where to.
+    pub url: Url,
+    /// Its headers; a secret one is marked sensitive.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// What is sent.
+    pub body: Payload,
+    /// How long the reply may take once the whole body has been acknowledged.
+    pub reply_wait: Duration,
+}
+
+/// The body of a request; a clone is the same bytes again.
+#[derive(Clone)]
+pub enum Payload {
+    /// A few bytes from memory.
+    Bytes(Bytes),
+    /// A range of a source, read while it is sent and never collected.
+    Range(Arc<dyn Source>, Range<u64>, Option<Arc<Bandwidth>>),
+}
+
+/// A reply, whole.
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+impl Http {
+    /// `stall`: a connection that moves nothing for so long is given up.
+    pub fn new(stall: Duration) -> Http {
+        let mut roots = rustls::RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::debug!("reading the system's certificates: {error}");
+        }
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            tracing::warn!(
+                "no trusted certificates were found on this machine, so no HTTPS connection can succeed\n  \
+                 install the package `ca-certificates`, or point SSL_CERT_FILE at a certificate file"
+            );
+        }
+        let tls = ClientConfig::builder_with_provider(Arc::new(crypto_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring serves TLS 1.2 and 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Http { tls, stall }
+    }
+
+    /// A new line, not connected yet.
+    pub fn line(&self) -> Line {
+        let connection = Connection::default();
+        let client = Client::builder()
+            .tls_backend_preconfigured(self.tls.clone())
+            // With HTTP/2 all appends would share one connection.
+            .http1_only()
+            .pool_max_idle_per_host(1)
+            .connect_timeout(CONNECT_TIMEOUT.min(self.stall))
+            .tcp_user_timeout(self.stall)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .user_agent(concat!(
+                env!("CARGO_PKG_NAME"),
+                "/",
+                env!("CARGO_PKG_VERSION")
+            ))
+            .connector_layer(ConnectionLayer::new(connection.clone()))
+            .build()
+            .expect("a client from fixed settings");
+        Line {
+            client,
+            connection,
+            stall: self.stall,
+        }
+    }
+}
+
+/// ring, with ChaCha20 offered first on ARM processors without AES instructions (every Raspberry Pi
+/// before the 5), where it is several times faster.
+fn crypto_provider() -> CryptoProvider {
+    #[allow(unused_mut, reason = "reordered on one architecture only")]
+    let mut provider = rustls::crypto::ring::default_provider();
+    #[cfg(target_arch = "aarch64")]
+    if !std::arch::is_aarch64_feature_detected!("aes") {
+        provider
+            .cipher_suites
+            .sort_by_key(|suite| !format!("{:?}", suite.suite()).contains("CHACHA20"));
+    }
+    provider
+}
+
+impl Line {
+    /// Sends a request and reads the whole reply. `action` says what it is for in an error.
+    pub async fn send(&self, action: &str, request: Request) -> Result<Reply, Error> {
+        let meter = Arc::new(Meter::default());
+        let (body, body_len) = match request.body {
+            Payload::Bytes(bytes) => {
+                let len = bytes.len() as u64;
+                meter.add(len);
+                (reqwest::Body::from(bytes), len)
+            }
+            Payload::Range(source, range, bandwidth) => {
+                let len = range.end - range.start;
+                (
+                    reqwest::Body::wrap(Streamed::new(source, range, bandwidth, meter.clone())),
+                    len,
+                )
+            }
+        };
+        let mut builder = self.client.post(request.url).body(body);
+        for (name, value) in request.headers {
+            builder = builder.header(name, value);
+        }
+        let exchange = async {
+            let mut response = builder.send().await?;
+            let (status, headers) = (response.status().as_u16(), response.headers().clone());
+            let mut body = Vec::new();
+            while let Some(chunk) = response.chunk().await? {
+                if body.len() + chunk.len() > LONGEST_REPLY {
+                    return Ok(None);
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(Some(Reply {
+                status,
+                headers,
+                body,
+            }))
+        };
+        let given_up = self
+            .connection
+            .given_up(&meter, body_len, self.stall, request.reply_wait);
+        let result = tokio::select! {
+            result = exchange => result,
+            reason = given_up => return Err(Error::new(ErrorKind::Unavailable, action, reason)),
+        };
+        match (result, meter.take_failure()) {
+            (Ok(Some(reply)), _) => Ok(reply),
+            (Ok(None), _) => {
+                let reply = format!("the reply is longer than {}", Size(LONGEST_REPLY as u64));
+                Err(Error::new(ErrorKind::Unexpected, action, reply))
+            }
+            (Err(_), Some(error)) => Err(source_error(action, &error)),
+            (Err(error), None) => Err(network_error(action, &error)),
+        }
+    }
+}
+
+/// The local bytes could not be read.
+pub fn source_error(action: &str, error: &io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound => ErrorKind::SourceChanged,
+        _ => ErrorKind::Invalid,
+    };
+    Error::new(kind, action, format!("reading the file: {error}"))
+}
+
+/// The line, not the server, failed: names no address, since one may hold credentials.
+fn network_error(action: &str, error: &reqwest::Error) -> Error {
+    let mut chain = Vec::new();
+    let mut certificate = false;
+    let mut cause = error.source();
+    while let Some(current) = cause {
+        chain.push(current.to_string());
+        certificate |= is_certificate_error(current);
+        cause = current.source();
+    }
+    chain.dedup();
+    // The innermost cause is the one that says what happened; the outer ones only where it was.
+    let reply = chain
+        .pop()
+        .unwrap_or_else(|| "the connection failed".to_owned());
+    if certificate {
+        return Error::new(ErrorKind::Invalid, action, format!("the server's certificate is not trusted: {reply}"))
+            .hint(
+                "if a proxy or a private certificate authority is wanted here, put its certificate into a file \
+                 and name that in SSL_CERT_FILE; else somebody is between you and the server",
+            );
+    }
+    let dns = chain.iter().any(|text| text.contains("dns error"));
+    let (reply, hint) = if dns {
+        (
+            format!("the server's name could not be looked up: {reply}"),
+            "check the network and /etc/resolv.conf",
+        )
+    } else if error.is_connect() {
+        (
+            format!("no connection to the server: {reply}"),
+            "check the network and the proxy settings",
+        )
+    } else {
+        (
+            format!("the connection broke: {reply}"),
+            "check the network",
+        )
+    };
+    Error::new(ErrorKind::Unavailable, action, reply).hint(hint)
+}
+
+/// rustls' error may be wrapped in an I/O error, whose `source` skips what it wraps.
+fn is_certificate_error(error: &(dyn std::error::Error + 'static)) -> bool {
+    let certificate = |error: &rustls::Error| matches!(error, rustls::Error::InvalidCertificate(_));
+    error
+        .downcast_ref::<rustls::Error>()
+        .is_some_and(certificate)
+        || error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+            .is_some_and(certificate)
+}

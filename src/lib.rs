@@ -1,0 +1,48 @@
+//! `gitlab-pi-backup` makes both backups of a self-hosted GitLab and brings them to Dropbox, so surely
+//! that a power cut, a bad line or a failing GitLab can neither lose an archive nor let a stale one pass
+//! for today's.
+//!
+//! # The map
+//!
+//! Four floors; imports go down only, and a test holds them.
+//!
+//! Floor 4, the program (may print):
+//! [`cli`] the command line · [`config`] reads and checks the TOML file · [`logging`] log lines ·
+//! [`commands`] one file per subcommand.
+//!
+//! Floor 3, operations (print nothing, return reports):
+//! [`backup`] the run · [`report`] what it did, and the exit status · [`history`] what earlier runs did.
+//!
+//! Floor 2, the parts (siblings do not know each other):
+//! [`source::file`] a file that is sent · [`destination`] places that keep archives ·
+//! [`destination::dropbox`] Dropbox, with the transfer engine · [`gitlab`] GitLab's commands, and a look
+//! into what they make.
+//!
+//! Floor 1, the ground:
+//! [`source`] bytes that can be read again · [`archive`] GitLab's names, and which is the newest ·
+//! [`content_hash`] the hash that proves what was stored · [`tar`] the structure of an archive ·
+//! [`error`] errors of anything remote · [`http`] the HTTP client · [`retry`] the one loop that sleeps ·
+//! [`settings`] reads settings and collects faults · [`state`] lock and durable files ·
+//! [`stop`] signals · [`progress`] how far an upload is · [`units`] sizes, durations, rates.
+
+pub mod archive;
+pub mod backup;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod content_hash;
+pub mod destination;
+pub mod error;
+pub mod gitlab;
+pub mod history;
+pub mod http;
+pub mod logging;
+pub mod progress;
+pub mod report;
+pub mod retry;
+pub mod settings;
+pub mod source;
+pub mod state;
+pub mod stop;
+pub mod tar;
+pub mod units;

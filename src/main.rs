@@ -1,0 +1,35 @@
+//! Arguments, logging, run, exit status; nothing else.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use gitlab_pi_backup::cli::Cli;
+use gitlab_pi_backup::{commands, logging};
+
+fn main() -> ExitCode {
+    let status = match Cli::try_parse() {
+        Ok(cli) => {
+            logging::start(&cli.global);
+            commands::run(cli)
+        }
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                // A closed standard output is no failure.
+                let _ = error.print();
+                0
+            }
+            _ if std::env::args_os().any(|argument| argument == "--json") => commands::fail(
+                true,
+                None,
+                commands::USAGE,
+                error.render().to_string().trim_end(),
+            ),
+            _ => {
+                let _ = error.print();
+                commands::USAGE
+            }
+        },
+    };
+    ExitCode::from(status)
+}

@@ -1,0 +1,475 @@
+//! What a run did: the shape of `--json`, and the exit status that follows from it alone.
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Serialize, Serializer};
+
+use crate::archive::ArchiveKind;
+use crate::content_hash::Digest;
+use crate::stop::StopSignal;
+use crate::units::{Size, Span};
+
+/// The whole of a run.
+#[derive(Debug, Serialize)]
+pub struct RunReport {
+    /// Always `run`.
+    pub command: &'static str,
+    /// Names this run in the history.
+    pub run_id: String,
+    /// The outcome.
+    pub status: Status,
+    /// When it began.
+    #[serde(serialize_with = "rfc3339")]
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    #[serde(serialize_with = "rfc3339")]
+    pub finished_at: DateTime<Utc>,
+    /// GitLab's ID of the data archive, if one was made or chosen.
+    pub backup_id: Option<String>,
+    /// The GitLab version in the data archive's name.
+    pub gitlab_version: Option<String>,
+    /// What was done, in order.
+    pub steps: Vec<StepReport>,
+    /// One row for each archive.
+    pub archives: Vec<ArchiveReport>,
+    /// What retention deleted.
+    pub pruned: Vec<Pruned>,
+    /// The first thing that made it fail.
+    pub error: Option<String>,
+    #[serde(skip)]
+    exit: u8,
+}
+
+/// An archive that retention deleted.
+#[derive(Debug, Serialize)]
+pub struct Pruned {
+    /// Where it was.
+    pub destination: String,
+    /// Its path there.
+    pub path: String,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// All done and verified.
+    Ok,
+    /// Some destination holds all its kinds and another does not.
+    Partial,
+    /// Neither.
+    Failed,
+    /// Nothing was to be done.
+    DryRun,
+}
+
+/// One step of a run.
+#[derive(Debug, Serialize)]
+pub struct StepReport {
+    /// Which one.
+    pub step: Step,
+    /// How it ended.
+    pub status: StepStatus,
+    /// How long it took.
+    pub seconds: f64,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// The steps of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Credentials, folders, space.
+    Preflight,
+    /// `gitlab-ctl backup-etc`.
+    ConfigCommand,
+    /// `gitlab-backup create`.
+    DataCommand,
+    /// Sending.
+    Upload,
+}
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepStatus {
+    /// Well.
+    Ok,
+    /// Not.
+    Failed,
+    /// It was not asked for.
+    Skipped,
+}
+
+/// One archive and what became of it.
+#[derive(Debug, Serialize)]
+pub struct ArchiveReport {
+    /// Config or data.
+    pub kind: ArchiveKind,
+    /// Its file name.
+    pub name: String,
+    /// In bytes.
+    pub size: u64,
+    /// The time in its name.
+    #[serde(serialize_with = "rfc3339")]
+    pub created_at: DateTime<Utc>,
+    /// Whether a command of this run made it.
+    pub made_by_this_run: bool,
+    /// What is wrong with it although it is a whole tar.
+    pub doubts: Vec<String>,
+    /// One row for each destination.
+    pub uploads: Vec<UploadReport>,
+}
+
+/// One archive at one destination.
+#[derive(Debug, Serialize)]
+pub struct UploadReport {
+    /// The destination's name.
+    pub destination: String,
+    /// Where it is stored there.
+    pub path: String,
+    /// How it went.
+    pub status: UploadStatus,
+    /// Bytes this run had acknowledged, repeats not counted.
+    pub bytes_sent: u64,
+    /// Bytes an earlier run had acknowledged.
+    pub bytes_resumed: u64,
+    /// Of the archive.
+    pub content_hash: Option<Digest>,
+    /// Whether the destination reported this hash.
+    pub verified: bool,
+    /// How long it took.
+    pub seconds: f64,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// How the upload of an archive went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UploadStatus {
+    /// Sent and verified.
+    Uploaded,
+    /// The same content was there before.
+    AlreadyPresent,
+    /// A dry run: it would be sent.
+    WouldUpload,
+    /// Something else has its name; nothing was touched.
+    Conflict,
+    /// It is not there.
+    Failed,
+}
+
+impl UploadStatus {
+    /// Whether the archive is at the destination, whole.
+    pub fn is_stored(self) -> bool {
+        matches!(self, UploadStatus::Uploaded | UploadStatus::AlreadyPresent)
+    }
+}
+
+/// Everything the outcome of a run follows from.
+pub struct Outcome {
+    /// The kinds that were asked for.
+    pub kinds: Vec<ArchiveKind>,
+    /// For each destination that takes part: its name and the kinds it gets of them.
+    pub destinations: Vec<(String, Vec<ArchiveKind>)>,
+    /// What failed beside steps and uploads: a left-over upload, a missing archive.
+    pub failures: Vec<String>,
+    /// The signal that stopped the run.
+    pub stopped: Option<StopSignal>,
+    /// Whether nothing was to be done.
+    pub dry_run: bool,
+}
+
+impl RunReport {
+    /// An empty report.
+    pub fn begin(run_id: String, started_at: DateTime<Utc>) -> RunReport {
+        RunReport {
+            command: "run",
+            run_id,
+            status: Status::Failed,
+            started_at,
+            finished_at: started_at,
+            backup_id: None,
+            gitlab_version: None,
+            steps: Vec::new(),
+            archives: Vec::new(),
+            pruned: Vec::new(),
+            error: None,
+            exit: 1,
+        }
+    }
+
+    /// Decides status, error and exit status from everything that is in the report.
+    pub fn conclude(&mut self, outcome: &Outcome, now: DateTime<Utc>) {
+        self.finished_at = now;
+        let mut failures = Vec::new();
+        if let Some(signal) = outcome.stopped {
+            failures.push(format!(
+                "stopped by {}; what was uploaded is kept for the next run",
+                signal.name()
+            ));
+        }
+        // A command's failure makes the run fail; what preflight met is told by the uploads.
+        let steps = self
+            .steps
+            .iter()
+            .filter(|step| matches!(step.step, Step::ConfigCommand | Step::DataCommand));
+        failures.extend(steps.filter_map(|step| step.error.clone()));
+        failures.extend(outcome.failures.iter().cloned());
+        for archive in &self.archives {
+            let doubt = |doubt: &String| format!("{}: {doubt}", archive.name);
+            // The doubts of a failed command repeat its error.
+            failures.extend(
+                archive
+                    .doubts
+                    .iter()
+                    .map(doubt)
+                    .take(usize::from(failures.is_empty())),
+            );
+        }
+        let holds = |destination: &str, kind: ArchiveKind| {
+            self.archives
+                .iter()
+                .filter(|archive| archive.kind == kind)
+                .any(|archive| {
+                    archive.uploads.iter().any(|upload| {
+                        upload.destination == destination && upload.status.is_stored()
+                    })
+                })
+        };
+        let complete: Vec<bool> = outcome
+            .destinations
+            .iter()
+            .map(|(name, kinds)| {
+                kinds
+                    .iter()
+                    .filter(|kind| outcome.kinds.contains(kind))
+                    .all(|kind| holds(name, *kind))
+            })
+            .collect();
+        let uploads = self.archives.iter().flat_map(|archive| &archive.uploads);
+        let upload_errors = uploads.filter_map(|upload| upload.error.clone());
+        let doubted = self
+            .archives
+            .iter()
+            .any(|archive| !archive.doubts.is_empty());
+        let failed = !failures.is_empty() || doubted;
+        (self.status, self.exit) = if outcome.dry_run {
+            (
+                if failures.is_empty() {
+                    Status::DryRun
+                } else {
+                    Status::Failed
+                },
+                u8::from(!failures.is_empty()),
+            )
+        } else if failed || !complete.contains(&true) {
+            (Status::Failed, 1)
+        } else if complete.contains(&false) {
+            (Status::Partial, 3)
+        } else {
+            (Status::Ok, 0)
+        };
+        if let Some(signal) = outcome.stopped {
+            self.exit = signal.exit_status();
+        }
+        if self.exit != 0 {
+            self.error = failures.into_iter().chain(upload_errors).next();
+        }
+    }
+
+    /// The exit status of the program.
+    pub fn exit_status(&self) -> u8 {
+        self.exit
+    }
+
+    /// For people: at most eleven lines for a good run of two destinations.
+    pub fn text(&self, now: DateTime<Utc>) -> String {
+        let mut text = String::new();
+        for archive in &self.archives {
+            let age = (now - archive.created_at)
+                .to_std()
+                .map(|age| format!("{} old", Span(age)));
+            let age = age.unwrap_or_else(|_| "from the future".to_owned());
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "{:<6} {}  {}, {age}",
+                archive.kind,
+                archive.name,
+                Size(archive.size)
+            );
+            for doubt in &archive.doubts {
+                let _ = writeln!(text, "       doubtful: {doubt}");
+            }
+            for upload in &archive.uploads {
+                let _ = writeln!(
+                    text,
+                    "       {}:{}  {}",
+                    upload.destination,
+                    upload.path,
+                    upload.outcome()
+                );
+            }
+        }
+        let seconds = (self.finished_at - self.started_at)
+            .to_std()
+            .unwrap_or_default();
+        let id = self.backup_id.as_deref().unwrap_or("no data backup");
+        let _ = match self.status {
+            Status::Ok => writeln!(
+                text,
+                "ok: {id}, all archives stored and verified in {}",
+                Span(seconds)
+            ),
+            Status::DryRun if self.archives.is_empty() => {
+                writeln!(text, "dry run: there is nothing to upload")
+            }
+            Status::DryRun => writeln!(text, "dry run: nothing was changed"),
+            Status::Partial => writeln!(text, "partial: {id} is not at every destination"),
+            Status::Failed => writeln!(text, "FAILED: {id}"),
+        };
+        text
+    }
+}
+
+impl UploadReport {
+    fn outcome(&self) -> String {
+        match self.status {
+            UploadStatus::Uploaded => {
+                let resumed = match self.bytes_resumed {
+                    0 => String::new(),
+                    bytes => format!(" ({} of it by an earlier run)", Size(bytes)),
+                };
+                format!("uploaded and verified{resumed}, {:.1} s", self.seconds)
+            }
+            UploadStatus::AlreadyPresent => "already there, the same content".to_owned(),
+            UploadStatus::WouldUpload => "would be uploaded".to_owned(),
+            UploadStatus::Conflict => "CONFLICT, nothing was touched".to_owned(),
+            UploadStatus::Failed => "FAILED".to_owned(),
+        }
+    }
+}
+
+fn rfc3339<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ArchiveKind::{Config, Data};
+    use UploadStatus::{AlreadyPresent, Conflict, Failed, Uploaded, WouldUpload};
+
+    fn archive(
+        kind: ArchiveKind,
+        uploads: &[(&str, UploadStatus)],
+        doubts: &[&str],
+    ) -> ArchiveReport {
+        let upload = |(destination, status): &(&str, UploadStatus)| UploadReport {
+            destination: (*destination).to_owned(),
+            path: "/x".to_owned(),
+            status: *status,
+            bytes_sent: 0,
+            bytes_resumed: 0,
+            content_hash: None,
+            verified: status.is_stored(),
+            seconds: 0.0,
+            error: (!status.is_stored()).then(|| "why".to_owned()),
+        };
+        ArchiveReport {
+            kind,
+            name: "a".to_owned(),
+            size: 1,
+            created_at: DateTime::UNIX_EPOCH,
+            made_by_this_run: true,
+            doubts: doubts.iter().map(|doubt| (*doubt).to_owned()).collect(),
+            uploads: uploads.iter().map(upload).collect(),
+        }
+    }
+
+    fn exit(archives: Vec<ArchiveReport>, change: impl Fn(&mut RunReport, &mut Outcome)) -> u8 {
+        let mut outcome = Outcome {
+            kinds: ArchiveKind::ALL.to_vec(),
+            destinations: vec![
+                ("a".to_owned(), vec![Config, Data]),
+                ("b".to_owned(), vec![Data]),
+            ],
+            failures: Vec::new(),
+            stopped: None,
+            dry_run: false,
+        };
+        let mut report = RunReport::begin("id".to_owned(), DateTime::UNIX_EPOCH);
+        report.archives = archives;
+        change(&mut report, &mut outcome);
+        report.conclude(&outcome, DateTime::UNIX_EPOCH);
+        assert_eq!(report.error.is_some(), report.exit != 0);
+        report.exit_status()
+    }
+
+    #[test]
+    fn the_exit_status_follows_from_the_report() {
+        let nothing = |_: &mut RunReport, _: &mut Outcome| {};
+        let config = |status| archive(Config, &[("a", status)], &[]);
+        let data = |a, b| archive(Data, &[("a", a), ("b", b)], &[]);
+        assert_eq!(
+            exit(
+                vec![config(Uploaded), data(Uploaded, AlreadyPresent)],
+                nothing
+            ),
+            0
+        );
+        assert_eq!(
+            exit(vec![config(Uploaded), data(Uploaded, Failed)], nothing),
+            3
+        );
+        assert_eq!(
+            exit(vec![config(Conflict), data(Uploaded, Uploaded)], nothing),
+            3
+        );
+        assert_eq!(
+            exit(vec![config(Failed), data(Uploaded, Failed)], nothing),
+            1
+        );
+        let doubtful = archive(Data, &[("a", Uploaded), ("b", Uploaded)], &["no database"]);
+        assert_eq!(exit(vec![config(Uploaded), doubtful], nothing), 1);
+        let all = || vec![config(Uploaded), data(Uploaded, Uploaded)];
+        assert_eq!(
+            exit(all(), |_, outcome| outcome
+                .failures
+                .push("left over".to_owned())),
+            1
+        );
+        assert_eq!(
+            exit(all(), |_, outcome| outcome.stopped =
+                Some(StopSignal::Terminate)),
+            143
+        );
+        let failed_command = |report: &mut RunReport, _: &mut Outcome| {
+            let error = Some("exit 1".to_owned());
+            report.steps.push(StepReport {
+                step: Step::DataCommand,
+                status: StepStatus::Failed,
+                seconds: 0.0,
+                error,
+            });
+        };
+        assert_eq!(exit(all(), failed_command), 1);
+        let only = |_: &mut RunReport, outcome: &mut Outcome| outcome.kinds = vec![Config];
+        assert_eq!(exit(vec![config(Uploaded)], only), 0);
+        let dry = |_: &mut RunReport, outcome: &mut Outcome| outcome.dry_run = true;
+        assert_eq!(
+            exit(
+                vec![config(WouldUpload), data(Conflict, AlreadyPresent)],
+                dry
+            ),
+            0
+        );
+        assert_eq!(exit(Vec::new(), dry), 0);
+    }
+}

@@ -1,0 +1,55 @@
+//! Bytes that can be read again: the one property that retry without buffering, parallel chunks and
+//! resume after a power cut all rest on.
+
+pub mod file;
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+/// Something with a length that can be read at any offset, from several threads at once, any number
+/// of times, always with the same bytes — or the fingerprint has changed.
+pub trait Source: Send + Sync {
+    /// The length in bytes, fixed when the source was opened.
+    fn len(&self) -> u64;
+
+    /// Whether there is nothing to read.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Looks anew; the value changes whenever the bytes could have: inode, length, mtime and ctime in
+    /// nanoseconds. An error says that the bytes can no longer be reached under their name.
+    fn fingerprint(&self) -> io::Result<Fingerprint>;
+
+    /// Fills `buf` from `offset`; short only at the end. Blocks: call it from the blocking pool.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Tells the kernel that this part will not be read again soon. A hint.
+    fn release(&self, range: Range<u64>);
+}
+
+/// What a source looked like at one moment; equal fingerprints mean equal bytes. No device number is
+/// in it: that changes over reboots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(pub String);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Fills all of `buf` from `offset`, or fails with `UnexpectedEof`: the source got shorter.
+pub fn read_exact_at(source: &dyn Source, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    match source.read_at(offset, buf)? {
+        n if n == buf.len() => Ok(()),
+        _ => Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the file ends earlier than it did",
+        )),
+    }
+}

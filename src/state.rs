@@ -1,0 +1,192 @@
+//! What this program keeps on disk: a folder only root reads, the lock of a run, files that survive a
+//! power cut.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::units::Span;
+
+/// The folder of lock, journals and history.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+/// Held for the length of a run; released by the kernel when the process ends, however it ends.
+#[derive(Debug)]
+pub struct RunLock {
+    _file: File,
+}
+
+/// Why the lock was not got.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another process holds it; which one, if it says.
+    Held(String),
+    /// The folder or the lock file cannot be used.
+    Unusable(io::Error),
+}
+
+impl StateDir {
+    /// Names the folder; nothing is made yet.
+    pub fn new(path: &Path) -> StateDir {
+        StateDir {
+            path: path.to_owned(),
+        }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A folder inside it, made if missing, for its owner alone.
+    pub fn folder(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.path.join(name);
+        make_private_folder(&path)?;
+        Ok(path)
+    }
+
+    /// Takes the lock of a run, waiting for it as long as `wait` says. Makes the folder if missing.
+    pub fn lock(&self, wait: Duration) -> Result<RunLock, LockError> {
+        make_private_folder(&self.path).map_err(LockError::Unusable)?;
+        let path = self.path.join("lock");
+        let mut file = private_file(OpenOptions::new().read(true).write(true).create(true))
+            .open(&path)
+            .map_err(LockError::Unusable)?;
+        let start = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(error)) => return Err(LockError::Unusable(error)),
+                Err(TryLockError::WouldBlock) if start.elapsed() >= wait => {
+                    let mut holder = String::new();
+                    // Only for the message.
+                    let _ = (&file).take(20).read_to_string(&mut holder);
+                    let holder = holder.trim();
+                    let holder = if holder.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" (process {holder})")
+                    };
+                    let waited = if wait.is_zero() {
+                        String::new()
+                    } else {
+                        format!(", waited {}", Span(wait))
+                    };
+                    return Err(LockError::Held(format!(
+                        "another run holds the lock {}{holder}{waited}",
+                        path.display()
+                    )));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    std::thread::sleep(
+                        Duration::from_millis(100).min(wait.saturating_sub(start.elapsed())),
+                    );
+                }
+            }
+        }
+        // The number is a courtesy to whoever finds the lock held; a full disk must not stop the run.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+        Ok(RunLock { _file: file })
+    }
+}
+
+/// Makes a folder and those above it, 0700.
+fn make_private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Options that make a file 0600, never following a link.
+pub fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
+    let no_follow = rustix::fs::OFlags::NOFOLLOW.bits();
+    options
+        .mode(0o600)
+        .custom_flags(i32::try_from(no_follow).expect("open flags fit an int"))
+}
+
+/// Makes the entries of a folder durable: a new file is only safe once its name is.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Appends a line and brings it to the disk. A torn last line, left by a power cut, is closed first.
+pub fn append_line(path: &Path, line: &str) -> io::Result<()> {
+    let mut file =
+        private_file(OpenOptions::new().read(true).append(true).create(true)).open(path)?;
+    let len = file.seek(io::SeekFrom::End(0))?;
+    let mut text = String::new();
+    if len > 0 {
+        let mut last = [0; 1];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut last, len - 1)?;
+        if last != *b"\n" {
+            text.push('\n');
+        }
+    }
+    text.push_str(line);
+    text.push('\n');
+    file.write_all(text.as_bytes())?;
+    file.sync_data()
+}
+
+/// Replaces a file whole: after a power cut it holds either the old or the new text.
+pub fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file =
+        private_file(OpenOptions::new().write(true).create(true).truncate(true)).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_lock_excludes_a_second_run_until_it_is_dropped() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let state = StateDir::new(&dir.path().join("a/b"));
+        let lock = state.lock(Duration::ZERO).expect("first");
+        let Err(LockError::Held(message)) = state.lock(Duration::from_millis(150)) else {
+            panic!("held")
+        };
+        assert!(
+            message.contains(&std::process::id().to_string()),
+            "{message}"
+        );
+        drop(lock);
+        state.lock(Duration::ZERO).expect("free again");
+        let mode = fs::metadata(state.path())
+            .expect("metadata")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_torn_line_does_not_swallow_the_next_one() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("history");
+        fs::write(&path, "one\n{\"tor").expect("write");
+        append_line(&path, "two").expect("append");
+        assert_eq!(
+            fs::read_to_string(&path).expect("read"),
+            "one\n{\"tor\ntwo\n"
+        );
+        replace(&path, "three\n").expect("replace");
+        assert_eq!(fs::read_to_string(&path).expect("read"), "three\n");
+        assert_eq!(
+            fs::metadata(&path).expect("metadata").permissions().mode() & 0o777,
+            0o600
+        );
+    }
+}

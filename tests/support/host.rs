@@ -1,0 +1,237 @@
+//! A temporary folder that plays the machine GitLab runs on, and the program as a user runs it there.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::dropbox::{Dropbox, Options};
+
+/// A machine with GitLab's commands, folders and a configuration.
+pub struct Host {
+    dir: TempDir,
+    program: PathBuf,
+    /// Variables the program gets, `PATH` among them.
+    variables: Vec<(OsString, OsString)>,
+}
+
+/// What the program left: exit status, standard output, standard error.
+pub struct Ended {
+    /// The exit status; none if a signal killed it.
+    pub status: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Ended {
+    /// Standard output as the one JSON document it must be.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in {self}"))
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "exit {:?}\n--- out\n{}\n--- err\n{}", self.status, self.out, self.err)
+    }
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Ended {
+        Ended {
+            status: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Host {
+    /// A healthy machine whose backups go to `dropbox`. `program` is the binary under test.
+    pub fn new(program: &str, dropbox: &Dropbox) -> Host {
+        let host = Host::without_config(program);
+        host.write_config(&host.config(dropbox));
+        host
+    }
+
+    /// A healthy machine without a configuration.
+    pub fn without_config(program: &str) -> Host {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let root = dir.path();
+        for folder in ["bin", "var/opt/gitlab/backups", "state"] {
+            fs::create_dir_all(root.join(folder)).expect("folders");
+        }
+        let stand_ins = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/gitlab");
+        for name in ["gitlab-ctl", "gitlab-backup"] {
+            symlink(stand_ins.join(name), root.join("bin").join(name)).expect("a link");
+        }
+        let path = format!("{}:/usr/bin:/bin", root.join("bin").display());
+        let variables = [
+            ("PATH", OsString::from(path)),
+            ("HOME", root.into()),
+            ("STUB_ROOT", root.into()),
+            ("TMPDIR", std::env::temp_dir().into()),
+        ];
+        let variables = variables.map(|(name, value)| (name.into(), value)).into();
+        Host { program: program.into(), variables, dir }
+    }
+
+    /// Lets the folder stay, and says where it is.
+    pub fn keep(self) -> PathBuf {
+        self.dir.keep()
+    }
+
+    /// The folder that plays `/`.
+    pub fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A path on this machine.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The usual configuration for a stand-in.
+    pub fn config(&self, dropbox: &Dropbox) -> String {
+        let root = self.root().display();
+        let url = dropbox.url();
+        let Options { app_key, refresh_token, .. } = Options::default();
+        format!(
+            "state_dir = \"{root}/state\"\n\
+             [gitlab]\n\
+             config_dir = \"{root}/etc/gitlab/config_backup\"\n\
+             data_dir = \"{root}/var/opt/gitlab/backups\"\n\
+             [destinations.dropbox]\n\
+             type = \"dropbox\"\n\
+             app_key = \"{app_key}\"\n\
+             refresh_token = \"{refresh_token}\"\n\
+             api_url = \"{url}\"\n\
+             content_url = \"{url}\"\n\
+             [upload]\n\
+             chunk_size = \"4 MiB\"\n"
+        )
+    }
+
+    /// Writes the configuration, for root alone.
+    pub fn write_config(&self, text: &str) {
+        let path = self.path("config.toml");
+        fs::write(&path, text).expect("the configuration");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its mode");
+    }
+
+    /// Sets a variable for the program from now on.
+    pub fn set(&mut self, name: &str, value: impl Into<OsString>) -> &mut Host {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
+    /// The program with these arguments (separated by blanks), its configuration and nothing of our
+    /// environment.
+    pub fn command(&self, arguments: &str) -> Command {
+        let mut command = program(&self.program);
+        command
+            .env_clear()
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .env("GITLAB_PI_BACKUP_CONFIG", self.path("config.toml"))
+            .args(arguments.split_ascii_whitespace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs the program to its end.
+    pub fn run(&self, arguments: &str) -> Ended {
+        self.command(arguments).output().expect("the program runs").into()
+    }
+
+    /// Starts the program.
+    pub fn spawn(&self, arguments: &str) -> Child {
+        self.command(arguments).spawn().expect("the program starts")
+    }
+
+    /// What the stand-ins wrote about their calls.
+    pub fn calls(&self) -> String {
+        fs::read_to_string(self.path("calls.log")).unwrap_or_default()
+    }
+
+    /// Puts a data archive of `size` bytes under a name of GitLab's, a whole tar with what it needs.
+    pub fn put_data_archive(&self, name: &str, size: u64) -> PathBuf {
+        let path = self.path("var/opt/gitlab/backups").join(name);
+        write_tar(&path, size, &[("backup_information.yml", b":skipped: ''\n"), ("db/database.sql.gz", DUMP)]);
+        path
+    }
+
+    /// Puts a small config archive under a name of GitLab's.
+    pub fn put_config_archive(&self, name: &str) -> PathBuf {
+        let folder = self.path("etc/gitlab/config_backup");
+        fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join(name);
+        write_tar(&path, 4096, &[("/etc/gitlab/gitlab-secrets.json", b"{}")]);
+        path
+    }
+}
+
+/// The beginning of a database dump.
+const DUMP: &[u8] = b"--\n-- PostgreSQL database dump\n--\n";
+
+/// Writes a tar of exactly `size` bytes: these members, ballast that never repeats, two zero blocks.
+pub fn write_tar(path: &Path, size: u64, members: &[(&str, &[u8])]) {
+    let mut tar = Vec::new();
+    let header = |name: &str, len: u64| {
+        let mut header = [0_u8; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[100..108].copy_from_slice(b"0000600\0");
+        header[124..136].copy_from_slice(format!("{len:011o}\0").as_bytes());
+        header[148..156].fill(b' ');
+        header[156] = b'0';
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        header
+    };
+    for (name, data) in members {
+        tar.extend(header(name, data.len() as u64));
+        tar.extend(*data);
+        tar.resize(tar.len().next_multiple_of(512), 0);
+    }
+    let ballast = usize::try_from(size).expect("small enough").checked_sub(tar.len() + 3 * 512);
+    if let Some(ballast) = ballast {
+        tar.extend(header("uploads.tar.gz", ballast as u64));
+        let mut state = size | 1;
+        tar.extend((0..ballast.next_multiple_of(512) / 8).flat_map(|_| {
+            // xorshift: quick, and no two blocks are alike.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        }));
+    }
+    tar.resize(tar.len() + 1024, 0);
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    std::io::Write::write_all(&mut file.expect("an archive"), &tar).expect("an archive");
+}
+
+/// The binary under test, started by an emulator where it is built for another machine.
+pub fn program(path: &Path) -> Command {
+    let runner = if cfg!(target_arch = "aarch64") {
+        std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").unwrap_or_default()
+    } else {
+        String::new()
+    };
+    let mut words = runner.split_ascii_whitespace();
+    match words.next() {
+        Some(emulator) => {
+            let mut command = Command::new(emulator);
+            command.args(words).arg(path);
+            command
+        }
+        None => Command::new(path),
+    }
+}
