@@ -154,7 +154,7 @@ fn is_version(text: &str) -> bool {
     let parts: Vec<_> = numbers.split('.').collect();
     let numeric = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     parts.len() >= 3
-        && parts[..3].iter().all(|part| numeric(part))
+        && parts[..3].iter().all(numeric)
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"-+~.".contains(&b))

@@ -22,7 +22,7 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// The configuration file [default: $GITLAB_PI_BACKUP_CONFIG, then /etc/gitlab-pi-backup/config.toml]
+    /// The configuration file [default: $`GITLAB_PI_BACKUP_CONFIG`, then /etc/gitlab-pi-backup/config.toml]
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Tell more; twice for everything

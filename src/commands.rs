@@ -17,10 +17,10 @@ pub const USAGE: ExitStatus = 2;
 pub const LOCKED: ExitStatus = 4;
 
 /// Carries out a command.
-pub fn run(cli: Cli) -> ExitStatus {
+pub fn run(cli: &Cli) -> ExitStatus {
     let name = cli.command.name();
     let json = cli.global.json;
-    let result = match cli.command {
+    let result = match &cli.command {
         Command::Run(arguments) => run::run(&cli.global, arguments),
     };
     result.unwrap_or_else(|(status, message)| fail(json, Some(name), status, &message))

@@ -61,11 +61,11 @@ impl Upload {
         }
         let retry_for = section
             .get("retry_for")
-            .unwrap_or(Span(Duration::from_secs(3600)))
+            .unwrap_or(Span(Duration::from_hours(1)))
             .0;
         let stall_timeout = section
             .get("stall_timeout")
-            .unwrap_or(Span(Duration::from_secs(60)))
+            .unwrap_or(Span(Duration::from_mins(1)))
             .0;
         if stall_timeout.is_zero() {
             section.fault("stall_timeout", "takes at least one second");
@@ -164,6 +164,7 @@ fn gather(reader: &mut Reader) -> Config {
         );
     }
     for (name, mut section) in sections {
+        destinations.extend(destination::Settings::read(&name, &mut section));
         // It becomes part of file names and environment variables.
         let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
         if name.is_empty() || !name.chars().all(good) {
@@ -172,7 +173,6 @@ fn gather(reader: &mut Reader) -> Config {
                 "the destination's name takes lower-case letters, digits, `-` and `_`",
             );
         }
-        destinations.extend(destination::Settings::read(&name, &mut section));
         section.finish();
     }
     root.finish();

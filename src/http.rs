@@ -127,7 +127,7 @@ impl Http {
     }
 }
 
-/// ring, with ChaCha20 offered first on ARM processors without AES instructions (every Raspberry Pi
+/// ring, with `ChaCha20` offered first on ARM processors without AES instructions (every Raspberry Pi
 /// before the 5), where it is several times faster.
 fn crypto_provider() -> CryptoProvider {
     #[allow(unused_mut, reason = "reordered on one architecture only")]

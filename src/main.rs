@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     let status = match Cli::try_parse() {
         Ok(cli) => {
             logging::start(&cli.global);
-            commands::run(cli)
+            commands::run(&cli)
         }
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {

@@ -18,7 +18,7 @@ use crate::units::Span;
 /// The first pause is at most this long; each further one twice the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// No pause of our own is longer.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// A pause that all tasks of one destination keep together.
 #[derive(Debug)]
@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn failing(kinds: &[ErrorKind]) -> impl AsyncFnMut() -> Result<(), Error> {
-        let mut kinds = kinds.to_vec().into_iter();
+        let mut kinds = kinds.iter().copied();
         async move || {
             kinds
                 .next()
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn a_pause_asked_for_is_kept_exactly_and_holds_for_others() {
         run(async {
-            let (pause, patience) = (Pause::default(), Patience::new(Duration::from_secs(60)));
+            let (pause, patience) = (Pause::default(), Patience::new(Duration::from_mins(1)));
             let start = Instant::now();
             let limited = ErrorKind::RateLimited(Some(Duration::from_secs(7)));
             retry(&pause, &patience, failing(&[limited, limited]))
@@ -188,9 +188,9 @@ mod tests {
     #[test]
     fn a_pause_longer_than_patience_fails_at_once() {
         run(async {
-            let (pause, patience) = (Pause::default(), Patience::new(Duration::from_secs(60)));
+            let (pause, patience) = (Pause::default(), Patience::new(Duration::from_mins(1)));
             let start = Instant::now();
-            let limited = ErrorKind::RateLimited(Some(Duration::from_secs(300)));
+            let limited = ErrorKind::RateLimited(Some(Duration::from_mins(5)));
             let error = retry(&pause, &patience, failing(&[limited]))
                 .await
                 .expect_err("too long");

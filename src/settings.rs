@@ -262,6 +262,7 @@ impl<'r> Section<'r> {
     }
 
     /// A table below this one; empty if it is not given.
+    #[must_use]
     pub fn section(&mut self, key: &str) -> Section<'r> {
         self.asked.push(key.to_owned());
         let path = self.dotted(key);
@@ -290,7 +291,7 @@ impl<'r> Section<'r> {
                 ..
             }) => table = given,
             Some(Entry { line, .. }) => {
-                self.note(Place::Line(line), format!("`{path}` must be a table"))
+                self.note(Place::Line(line), format!("`{path}` must be a table"));
             }
             None => {}
         }

@@ -49,15 +49,14 @@ impl Stop {
         let mut hangup = signal(SignalKind::hangup())?;
         tokio::spawn(async move {
             loop {
-                let received = tokio::select! {
+                let came = tokio::select! {
                     _ = interrupt.recv() => StopSignal::Interrupt,
                     _ = terminate.recv() => StopSignal::Terminate,
                     _ = hangup.recv() => StopSignal::Hangup,
                 };
                 // The first one decides.
-                sender.send_if_modified(|signal| {
-                    signal.is_none() && signal.replace(received).is_none()
-                });
+                sender
+                    .send_if_modified(|signal| signal.is_none() && signal.replace(came).is_none());
             }
         });
         Ok(Stop(receiver))

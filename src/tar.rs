@@ -77,9 +77,10 @@ impl<'a> Members<'a> {
             let start = self.offset;
             let header = self.block()?;
             if header.iter().all(|byte| *byte == 0) {
-                return match self.block()?.iter().all(|byte| *byte == 0) {
-                    true => Ok(None),
-                    false => Err(self.damaged(start, "has a lone zero block")),
+                return if self.block()?.iter().all(|byte| *byte == 0) {
+                    Ok(None)
+                } else {
+                    Err(self.damaged(start, "has a lone zero block"))
                 };
             }
             if !checksum_is_right(&header) {
@@ -243,7 +244,7 @@ mod tests {
 
     /// A tar by GNU tar, with long names, a link, an empty file, and a sparse one.
     fn sample(dir: &Path, form: &str) -> std::path::PathBuf {
-        let (long, tree) = ("d".repeat(90), dir.join("tree"));
+        let (long, tree) = ("d".repeat(90), dir.join(format!("{form} tree")));
         fs::create_dir_all(tree.join(&long).join(&long)).expect("folders");
         fs::write(tree.join(&long).join(&long).join("deep"), b"deep").expect("write");
         fs::write(tree.join("empty"), b"").expect("write");

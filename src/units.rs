@@ -50,7 +50,7 @@ impl fmt::Display for Size {
         let unit = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
         match unit.iter().find(|(_, shift)| self.0 >> shift > 0) {
             Some((name, shift)) => {
-                let tenths = u128::from(self.0) * 10 >> shift;
+                let tenths = (u128::from(self.0) * 10) >> shift;
                 write!(f, "{}.{} {name}", tenths / 10, tenths % 10)
             }
             None => write!(f, "{} B", self.0),
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(Size(0).to_string(), "0 B");
         assert_eq!(Size(12_164_506).to_string(), "11.6 MiB");
         assert_eq!(Size(u64::MAX).to_string(), "16777215.9 TiB");
-        assert_eq!(Span(Duration::from_secs(273_600)).to_string(), "3d 4h");
+        assert_eq!(Span(Duration::from_hours(76)).to_string(), "3d 4h");
         assert_eq!(Span(Duration::from_millis(400)).to_string(), "0s");
         assert_eq!(Span(Duration::from_secs(3_605)).to_string(), "1h");
     }

@@ -19,7 +19,7 @@ use crate::state::{LockError, StateDir};
 use crate::stop::Stop;
 
 /// Makes the backups and brings them to the destinations. The error is told by the caller.
-pub fn run(global: &Global, arguments: RunArgs) -> Result<ExitStatus, (ExitStatus, String)> {
+pub fn run(global: &Global, arguments: &RunArgs) -> Result<ExitStatus, (ExitStatus, String)> {
     let config =
         config::load(&config::path(global.config.clone())).map_err(|message| (USAGE, message))?;
     let selected = select(&config, &arguments.destination).map_err(|message| (USAGE, message))?;
@@ -65,7 +65,7 @@ fn carry_out(
         .enable_all()
         // Readers and hashers: one of each for every connection is enough.
         .max_blocking_threads(config.upload.options.concurrency + 2)
-        .thread_keep_alive(Duration::from_secs(60))
+        .thread_keep_alive(Duration::from_mins(1))
         .build()
         .context("starting the I/O thread")?;
     let stall = config.upload.stall_timeout;

@@ -25,7 +25,7 @@ pub use crate::destination::dropbox::journal::{Unfinished, discard, unfinished};
 pub use crate::destination::dropbox::upload::{Options, Transfer};
 
 /// How long a reply may take after the end of the request.
-const REPLY_WAIT: Duration = Duration::from_secs(60);
+const REPLY_WAIT: Duration = Duration::from_mins(1);
 /// The longest part of a file that is read at once, in bytes.
 pub const LONGEST_RANGE: u64 = 4 * 1024 * 1024;
 

@@ -121,7 +121,7 @@ impl Settings {
             // A big instance on an SD card takes hours, a hanging one for ever.
             timeout: section
                 .get("timeout")
-                .unwrap_or(Span(Duration::from_secs(6 * 3600)))
+                .unwrap_or(Span(Duration::from_hours(6)))
                 .0,
             nice: section.get("nice").unwrap_or(10),
             ionice: section.get("ionice").unwrap_or_default(),
@@ -306,11 +306,14 @@ struct Heard {
 impl Heard {
     /// Indented lines for a message: those that tell of a failure, else the last ones.
     fn shown(&self) -> String {
-        let lines: Vec<_> = match self.failures.is_empty() {
-            true => self.last.iter().collect(),
-            false => self.failures.iter().collect(),
+        let lines: Vec<_> = if self.failures.is_empty() {
+            self.last.iter().collect()
+        } else {
+            self.failures.iter().collect()
         };
-        lines.iter().map(|line| format!("\n  | {line}")).collect()
+        lines
+            .into_iter()
+            .fold(String::new(), |text, line| text + "\n  | " + line)
     }
 }
 
@@ -342,10 +345,7 @@ async fn listen(mut lines: mpsc::Receiver<String>, kind: ArchiveKind) -> Heard {
 async fn read_lines(pipe: impl AsyncRead + Unpin, lines: mpsc::Sender<String>) {
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
-    loop {
-        let Ok(buffer) = reader.fill_buf().await else {
-            break;
-        };
+    while let Ok(buffer) = reader.fill_buf().await {
         if buffer.is_empty() {
             break;
         }

@@ -43,7 +43,7 @@ pub fn look_into(
         count += 1;
         match kind {
             ArchiveKind::Config => seen.config_member(&member),
-            ArchiveKind::Data => seen.data_member(&member, source)?,
+            ArchiveKind::Data => seen.data_member(&member, source),
         }
     }
     source.release(0..source.len());
@@ -87,11 +87,11 @@ impl Seen {
         }
     }
 
-    fn data_member(&mut self, member: &Member, source: &dyn Source) -> io::Result<()> {
+    fn data_member(&mut self, member: &Member, source: &dyn Source) {
         let path = String::from_utf8_lossy(&member.path);
         let path = path.trim_start_matches("./").trim_start_matches('/');
         if !member.is_file {
-            return Ok(());
+            return;
         }
         if path == "backup_information.yml" {
             self.information = member.size > 0;
@@ -112,7 +112,6 @@ impl Seen {
                 self.other_dumps.push(path.to_owned());
             }
         }
-        Ok(())
     }
 
     fn data_doubts(&self, skipped: &[String]) -> Doubts {
@@ -126,7 +125,8 @@ impl Seen {
             match self.database {
                 Some(true) => {}
                 Some(false) => {
-                    doubts.push("db/database.sql.gz does not begin like a database dump".to_owned())
+                    doubts
+                        .push("db/database.sql.gz does not begin like a database dump".to_owned());
                 }
                 None => doubts
                     .push("there is no database dump in it, and `db` was not skipped".to_owned()),

@@ -1,5 +1,7 @@
 //! A temporary folder that plays the machine GitLab runs on, and the program as a user runs it there.
 
+#![allow(dead_code, reason = "every test binary uses another part of it")]
+
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
@@ -38,7 +40,11 @@ impl Ended {
 
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "exit {:?}\n--- out\n{}\n--- err\n{}", self.status, self.out, self.err)
+        write!(
+            f,
+            "exit {:?}\n--- out\n{}\n--- err\n{}",
+            self.status, self.out, self.err
+        )
     }
 }
 
@@ -79,7 +85,11 @@ impl Host {
             ("TMPDIR", std::env::temp_dir().into()),
         ];
         let variables = variables.map(|(name, value)| (name.into(), value)).into();
-        Host { program: program.into(), variables, dir }
+        Host {
+            program: program.into(),
+            variables,
+            dir,
+        }
     }
 
     /// Lets the folder stay, and says where it is.
@@ -101,7 +111,11 @@ impl Host {
     pub fn config(&self, dropbox: &Dropbox) -> String {
         let root = self.root().display();
         let url = dropbox.url();
-        let Options { app_key, refresh_token, .. } = Options::default();
+        let Options {
+            app_key,
+            refresh_token,
+            ..
+        } = Options::default();
         format!(
             "state_dir = \"{root}/state\"\n\
              [gitlab]\n\
@@ -149,7 +163,10 @@ impl Host {
 
     /// Runs the program to its end.
     pub fn run(&self, arguments: &str) -> Ended {
-        self.command(arguments).output().expect("the program runs").into()
+        self.command(arguments)
+            .output()
+            .expect("the program runs")
+            .into()
     }
 
     /// Starts the program.
@@ -165,7 +182,14 @@ impl Host {
     /// Puts a data archive of `size` bytes under a name of GitLab's, a whole tar with what it needs.
     pub fn put_data_archive(&self, name: &str, size: u64) -> PathBuf {
         let path = self.path("var/opt/gitlab/backups").join(name);
-        write_tar(&path, size, &[("backup_information.yml", b":skipped: ''\n"), ("db/database.sql.gz", DUMP)]);
+        write_tar(
+            &path,
+            size,
+            &[
+                ("backup_information.yml", b":skipped: ''\n"),
+                ("db/database.sql.gz", DUMP),
+            ],
+        );
         path
     }
 
@@ -201,7 +225,9 @@ pub fn write_tar(path: &Path, size: u64, members: &[(&str, &[u8])]) {
         tar.extend(*data);
         tar.resize(tar.len().next_multiple_of(512), 0);
     }
-    let ballast = usize::try_from(size).expect("small enough").checked_sub(tar.len() + 3 * 512);
+    let ballast = usize::try_from(size)
+        .expect("small enough")
+        .checked_sub(tar.len() + 3 * 512);
     if let Some(ballast) = ballast {
         tar.extend(header("uploads.tar.gz", ballast as u64));
         let mut state = size | 1;
@@ -214,7 +240,12 @@ pub fn write_tar(path: &Path, size: u64, members: &[(&str, &[u8])]) {
         }));
     }
     tar.resize(tar.len() + 1024, 0);
-    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path);
     std::io::Write::write_all(&mut file.expect("an archive"), &tar).expect("an archive");
 }
 

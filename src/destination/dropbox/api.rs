@@ -292,9 +292,8 @@ mod tests {
     fn every_status_has_a_decision() {
         for status in 100..=599 {
             let expected = match status {
-                300..=399 | 407 | 408 | 421 | 500..=599 => Retry::Backoff,
+                200..=399 | 407 | 408 | 421 | 500..=599 => Retry::Backoff,
                 429 => Retry::After(Duration::from_secs(5)),
-                200..=299 => Retry::Backoff,
                 _ => Retry::Never,
             };
             let error = failed(status, &[("content-type", "text/html")], "<html>no</html>");

@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind};
 use crate::http::{Line, Payload, Reply, Request};
 
 /// A token is renewed this long before it expires, or after nine tenths of a shorter life.
-const AHEAD: Duration = Duration::from_secs(300);
+const AHEAD: Duration = Duration::from_mins(5);
 
 /// What identifies the app and the user.
 #[derive(Debug)]
@@ -193,12 +193,16 @@ impl Auth {
                     )
                 })?;
         header.set_sensitive(true);
-        let life = Duration::from_secs(granted.expires_in.unwrap_or(14_400));
-        tracing::debug!("{}: new access token for {} s", self.name, life.as_secs());
+        let lifetime = Duration::from_secs(granted.expires_in.unwrap_or(14_400));
+        tracing::debug!(
+            "{}: new access token for {} s",
+            self.name,
+            lifetime.as_secs()
+        );
         Ok(Token {
             header,
             serial,
-            renew_at: Instant::now() + life - AHEAD.min(life / 10),
+            renew_at: Instant::now() + lifetime - AHEAD.min(lifetime / 10),
         })
     }
 

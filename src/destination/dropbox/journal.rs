@@ -412,7 +412,7 @@ mod tests {
                 assert_eq!(range.start % BLOCK_LEN, 0);
                 if number < plan.last() {
                     assert!(
-                        !range.is_empty() && (range.end - range.start) % BLOCK_LEN == 0,
+                        !range.is_empty() && (range.end - range.start).is_multiple_of(BLOCK_LEN),
                         "{len}"
                     );
                 } else {

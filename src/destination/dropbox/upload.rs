@@ -36,7 +36,7 @@ use crate::retry::{Patience, retry};
 use crate::source::{Fingerprint, Source};
 
 /// Committing a big file can take the service minutes.
-const FINISH_WAIT: Duration = Duration::from_secs(600);
+const FINISH_WAIT: Duration = Duration::from_mins(10);
 /// How often everything is begun again before the upload fails.
 const LONGEST_SERIES: usize = 3;
 
