@@ -188,7 +188,7 @@ impl Run<'_> {
             let archives = match find_archives(folder, kind) {
                 Ok(archives) => archives,
                 Err(error) => {
-                    self.failures.push(format!(
+                    self.fail(format!(
                         "looking for the newest {kind} archive in {}: {error}\n  check `gitlab.{kind}_dir`",
                         folder.display()
                     ));
@@ -209,7 +209,7 @@ impl Run<'_> {
                     chosen.push(Chosen { archive, made_by_this_run: false, doubts: Vec::new() });
                 }
                 None if self.job.request.dry_run => {}
-                None => self.failures.push(format!(
+                None => self.fail(format!(
                     "there is no {kind} archive in {}\n  let GitLab make one: run without --skip-create",
                     folder.display()
                 )),
@@ -228,6 +228,12 @@ impl Run<'_> {
             seconds: seconds(took),
             error,
         });
+    }
+
+    /// Something that makes the run fail, whatever else succeeds.
+    fn fail(&mut self, error: String) {
+        tracing::error!("{error}");
+        self.failures.push(error);
     }
 
     /// The row of an archive; a new one if it has none yet.

@@ -81,10 +81,14 @@ impl Error {
         }
     }
 
-    /// Adds what the user can do.
+    /// Adds what the user can do, below what has been added before.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
-        self.hint = Some(hint.into());
+        let hint = hint.into();
+        self.hint = Some(match self.hint.take() {
+            Some(first) => first + "\n  " + &hint,
+            None => hint,
+        });
         self
     }
 

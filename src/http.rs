@@ -98,6 +98,11 @@ impl Http {
         Http { tls, stall }
     }
 
+    /// How long a connection may move nothing, and a reply may take.
+    pub fn stall(&self) -> Duration {
+        self.stall
+    }
+
     /// A new line, not connected yet.
     pub fn line(&self) -> Line {
         let connection = Connection::default();
@@ -249,15 +254,13 @@ fn network_error(action: &str, error: &reqwest::Error) -> Error {
     Error::new(ErrorKind::Unavailable, action, reply).hint(hint)
 }
 
-/// rustls' error may be wrapped in an I/O error, whose `source` skips what it wraps.
+/// rustls' error lies inside an I/O error, perhaps inside another one; their `source` skips it.
 fn is_certificate_error(error: &(dyn std::error::Error + 'static)) -> bool {
-    let certificate = |error: &rustls::Error| matches!(error, rustls::Error::InvalidCertificate(_));
-    error
-        .downcast_ref::<rustls::Error>()
-        .is_some_and(certificate)
-        || error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-            .is_some_and(certificate)
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return matches!(error, rustls::Error::InvalidCertificate(_));
+    }
+    let inner = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    inner.is_some_and(|inner| is_certificate_error(inner))
 }

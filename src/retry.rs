@@ -122,7 +122,7 @@ pub async fn retry<T>(
             }
             Retry::Backoff if left.is_zero() => {
                 return Err(error.hint(format!(
-                    "nothing succeeded for {} (`upload.retry_for`); what arrived is kept, the next run goes on there",
+                    "tried again for {}, in vain",
                     Span(patience.allowed)
                 )));
             }

@@ -130,6 +130,22 @@ impl<'a> Members<'a> {
         }
     }
 
+    /// Whether anything but zeros follows where the walk stands; GNU tar pads, but writes nothing there.
+    pub fn is_followed_by_data(&self) -> Result<bool, TarError> {
+        let mut buf = vec![0; 64 * 1024];
+        let mut offset = self.offset;
+        loop {
+            let len = self.source.read_at(offset, &mut buf)?;
+            if len == 0 {
+                return Ok(false);
+            }
+            if buf[..len].iter().any(|byte| *byte != 0) {
+                return Ok(true);
+            }
+            offset += len as u64;
+        }
+    }
+
     fn block(&mut self) -> Result<[u8; 512], TarError> {
         if self.offset + BLOCK > self.source.len() {
             return Err(self.damaged(self.offset, "ends without its two closing zero blocks"));

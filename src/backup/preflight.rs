@@ -16,6 +16,8 @@ use crate::units::{Size, Span};
 
 /// No destination is waited for longer.
 const PER_DESTINATION: Duration = Duration::from_secs(10);
+/// What fails is tried again for so long: enough for a hiccup, and what is wrong is still said at once.
+const TRIED_FOR: Duration = Duration::from_secs(2);
 
 /// What is wrong with a destination.
 struct Problem {
@@ -69,7 +71,7 @@ impl Run<'_> {
             text: error.to_string(),
             fatal: true,
         };
-        let patience = Patience::new(PER_DESTINATION);
+        let patience = Patience::new(TRIED_FOR);
         let looking = async {
             if let Err(error) = destination.authenticate(&patience).await {
                 problems.push(fatal(error));

@@ -164,8 +164,7 @@ impl Run<'_> {
             tracing::warn!("{}: {doubt}", archive.path.display());
         }
         if let Some(error) = &error {
-            tracing::error!("{error}");
-            self.failures.push(error.clone());
+            self.fail(error.clone());
         }
         let mut uploads = Vec::new();
         for destination in self.job.taking_part() {

@@ -24,8 +24,6 @@ pub use crate::destination::dropbox::api::{Entry, FileEntry};
 pub use crate::destination::dropbox::journal::{Unfinished, discard, unfinished};
 pub use crate::destination::dropbox::upload::{Options, Transfer};
 
-/// How long a reply may take after the end of the request.
-const REPLY_WAIT: Duration = Duration::from_mins(1);
 /// The longest part of a file that is read at once, in bytes.
 pub const LONGEST_RANGE: u64 = 4 * 1024 * 1024;
 
@@ -131,7 +129,7 @@ impl Dropbox {
             name: name.to_owned(),
             line: http.line(),
             http,
-            auth: Auth::new(name, settings.credentials, token_url),
+            auth: Auth::new(name, settings.credentials, token_url, stall),
             pause: Pause::default(),
             api_url: settings.api_url,
             content_url: settings.content_url,
@@ -254,7 +252,7 @@ impl Dropbox {
             action: &action,
             url: at(&self.content_url, "/2/files/download"),
             headers: vec![argument_header(&json!({ "path": path })), (RANGE, range)],
-            reply_wait: REPLY_WAIT,
+            reply_wait: self.http.stall(),
         };
         let answer = retry(&self.pause, patience, async || {
             let reply = self
@@ -292,7 +290,7 @@ impl Dropbox {
             action,
             url: at(&self.api_url, &format!("/2/{endpoint}")),
             headers: vec![(CONTENT_TYPE, json)],
-            reply_wait: REPLY_WAIT,
+            reply_wait: self.http.stall(),
         };
         let body = Bytes::from(argument.to_string());
         retry(&self.pause, patience, async || {

@@ -46,16 +46,23 @@ pub fn look_into(
             ArchiveKind::Data => seen.data_member(&member, source),
         }
     }
+    let trailed = members.is_followed_by_data()?;
     source.release(0..source.len());
     if count == 0 {
         return Err(TarError::Damaged(
             "no whole tar: it has no member".to_owned(),
         ));
     }
-    Ok(match kind {
+    let mut doubts = match kind {
         ArchiveKind::Config => seen.config_doubts(),
         ArchiveKind::Data => seen.data_doubts(skipped),
-    })
+    };
+    if trailed {
+        doubts.push(
+            "there is data behind the end of the tar, which a restore would not see".to_owned(),
+        );
+    }
+    Ok(doubts)
 }
 
 /// What has been found on the way.
@@ -322,6 +329,23 @@ mod tests {
             )
             .contains("decrypted")
         );
+    }
+
+    #[test]
+    fn what_lies_behind_the_end_is_noticed() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let source = tar(dir.path(), &[("etc/gitlab/gitlab-secrets.json", b"{}")]);
+        let whole = fs::read(source.path()).expect("read");
+        for (end, count) in [(&[0; 5000][..], 0), (&[&[0; 5000][..], b"x"].concat(), 1)] {
+            fs::write(source.path(), [&whole[..], end].concat()).expect("write");
+            let source = FileSource::open(source.path()).expect("open");
+            assert_eq!(
+                look_into(&source, ArchiveKind::Config, &[])
+                    .expect("whole")
+                    .len(),
+                count
+            );
+        }
     }
 
     #[test]

@@ -195,9 +195,17 @@ impl Host {
 
     /// Puts a small config archive under a name of GitLab's.
     pub fn put_config_archive(&self, name: &str) -> PathBuf {
-        let folder = self.path("etc/gitlab/config_backup");
-        fs::create_dir_all(&folder).expect("a folder");
-        let path = folder.join(name);
+        let gitlab = self.path("etc/gitlab");
+        fs::create_dir_all(gitlab.join("config_backup")).expect("a folder");
+        // The real one is mostly comments, too.
+        let settings = "# gitlab_rails['backup_path'] = '/var/opt/gitlab/backups'\n".repeat(1_000);
+        for (name, text) in [
+            ("gitlab.rb", settings.as_str()),
+            ("gitlab-secrets.json", "{}"),
+        ] {
+            fs::write(gitlab.join(name), text).expect("GitLab's configuration");
+        }
+        let path = gitlab.join("config_backup").join(name);
         write_tar(&path, 4096, &[("/etc/gitlab/gitlab-secrets.json", b"{}")]);
         path
     }
@@ -230,14 +238,26 @@ pub fn write_tar(path: &Path, size: u64, members: &[(&str, &[u8])]) {
         .checked_sub(tar.len() + 3 * 512);
     if let Some(ballast) = ballast {
         tar.extend(header("uploads.tar.gz", ballast as u64));
+        // A page of noise, numbered: quick to make, and no two pages are alike.
         let mut state = size | 1;
-        tar.extend((0..ballast.next_multiple_of(512) / 8).flat_map(|_| {
-            // xorshift: quick, and no two blocks are alike.
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
             state.to_le_bytes()
-        }));
+        })
+        .take(512)
+        .flatten()
+        .collect();
+        let end = tar.len() + ballast.next_multiple_of(512);
+        for number in 0_u64.. {
+            if tar.len() >= end {
+                break;
+            }
+            tar.extend(number.to_le_bytes());
+            tar.extend(&noise[8..]);
+        }
+        tar.truncate(end);
     }
     tar.resize(tar.len() + 1024, 0);
     let file = fs::OpenOptions::new()

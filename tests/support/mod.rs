@@ -1,6 +1,10 @@
 //! What the tests share: the stand-ins, and a host that plays the machine GitLab runs on.
 
-#![allow(dead_code, unused_imports, reason = "every test binary uses another part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "every test binary uses another part of it"
+)]
 
 pub mod dropbox;
 pub mod host;

@@ -45,6 +45,7 @@ pub struct Auth {
     name: String,
     credentials: Credentials,
     token_url: Url,
+    reply_wait: Duration,
     token: Mutex<Option<Token>>,
     /// Every secret that could come back in a reply.
     secrets: SyncMutex<Vec<SecretString>>,
@@ -74,7 +75,7 @@ struct Granted {
 
 impl Auth {
     /// Nothing is asked before the first token is needed.
-    pub fn new(name: &str, credentials: Credentials, token_url: Url) -> Auth {
+    pub fn new(name: &str, credentials: Credentials, token_url: Url, reply_wait: Duration) -> Auth {
         let secrets = [&credentials.app_secret, &credentials.refresh_token]
             .into_iter()
             .flatten()
@@ -85,6 +86,7 @@ impl Auth {
             name: name.to_owned(),
             credentials,
             token_url,
+            reply_wait,
             token,
             secrets,
         }
@@ -149,7 +151,7 @@ impl Auth {
                 HeaderValue::from_static("application/x-www-form-urlencoded"),
             )],
             body: Payload::Bytes(Bytes::from(form.query().unwrap_or_default().to_owned())),
-            reply_wait: super::REPLY_WAIT,
+            reply_wait: self.reply_wait,
         };
         let reply = line.send(&action, request).await?;
         let granted = match reply.status {

@@ -26,7 +26,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
 
 use super::journal::{self, Header, Journal};
-use super::{Call, Dropbox, REPLY_WAIT, argument_header, at};
+use super::{Call, Dropbox, argument_header, at};
 use crate::content_hash::{Digest, combine, hash_blocks};
 use crate::destination::dropbox::api::{Answer, Entry, Refusal};
 use crate::error::{Error, ErrorKind};
@@ -113,8 +113,12 @@ impl Transfer<'_> {
                 Err(Halt::Failed(error)) => {
                     if error.kind() == ErrorKind::SourceChanged {
                         self.note(journal.remove());
+                        return Err(error);
                     }
-                    return Err(error);
+                    return Err(match journal.acknowledged_bytes() {
+                        0 => error,
+                        _ => error.hint("what has arrived is kept, the next run goes on there"),
+                    });
                 }
                 Err(Halt::Lost(reason)) => {
                     tracing::warn!("{}: {reason}; beginning anew", self.action("uploading to"));
@@ -152,7 +156,7 @@ impl Transfer<'_> {
             &action,
             "start",
             &json!({ "session_type": "concurrent" }),
-            REPLY_WAIT,
+            self.dropbox.http.stall(),
         );
         let answer = self.empty(&call, patience).await?;
         let value = answer.map_err(|refusal| refusal.error(ErrorKind::Unexpected, &action))?;
@@ -261,7 +265,7 @@ impl Transfer<'_> {
             "close": closing,
             "content_hash": combine(&blocks),
         });
-        let call = self.call(&action, "append_v2", &argument, REPLY_WAIT);
+        let call = self.call(&action, "append_v2", &argument, self.dropbox.http.stall());
         let answer = retry(&self.dropbox.pause, patience, async || {
             let bandwidth = self.options.bandwidth.clone();
             let body = Payload::Range(self.source.clone(), range.clone(), bandwidth);
@@ -341,9 +345,11 @@ impl Transfer<'_> {
                 let failed = |kind| Halt::Failed(refusal.error(kind, &action));
                 let tag = refusal.tags.as_str();
                 if tag.starts_with("path/insufficient_space") {
-                    return Err(Halt::Failed(refusal.error(ErrorKind::NoSpace, &action).hint(
-                        "make room in Dropbox; everything has arrived, the next run only has to finish",
-                    )));
+                    return Err(Halt::Failed(
+                        refusal
+                            .error(ErrorKind::NoSpace, &action)
+                            .hint("make room in Dropbox; nothing needs to be sent again"),
+                    ));
                 }
                 if !(tag.starts_with("path/conflict")
                     || tag.starts_with("lookup_failed")

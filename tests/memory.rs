@@ -1,0 +1,80 @@
+//! Memory that does not grow: with the archive, the chunk, or (much) with the connections.
+
+mod support;
+
+use std::fs;
+use std::time::Duration;
+
+use support::dropbox::{Dropbox, Options};
+use support::host::Host;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_gitlab-pi-backup");
+const DATA: &str = "1702758583_2023_12_16_17.8.2_gitlab_backup.tar";
+
+/// The most memory that sending `size` bytes ever took, in KiB, as the kernel counts it.
+fn peak(size: u64, chunk_size: &str, concurrency: usize) -> u64 {
+    let dropbox = Dropbox::start(Options {
+        tls: true,
+        keep_bytes: false,
+        ..Options::default()
+    });
+    let mut host = Host::new(PROGRAM, &dropbox);
+    host.put_data_archive(DATA, 1 << 20);
+    // The rest of a big archive is a hole: zeros behind the end of the tar.
+    let path = host.path("var/opt/gitlab/backups").join(DATA);
+    fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|file| file.set_len(size))
+        .expect("grown");
+    let config = host
+        .config(&dropbox)
+        .replace("\"4 MiB\"", &format!("\"{chunk_size}\""));
+    host.write_config(&format!("{config}concurrency = {concurrency}\n"));
+    host.set("SSL_CERT_FILE", dropbox.ca_file().expect("a certificate"));
+    let mut child = host.spawn("run -q --skip-create --only data");
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    let ended = loop {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let now = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+        peak = peak.max(now.unwrap_or(0));
+        if let Some(ended) = child.try_wait().expect("waited for") {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    assert!(ended.success(), "{size} {chunk_size} {concurrency}");
+    peak
+}
+
+#[test]
+fn an_upload_takes_the_same_little_memory_whatever_is_sent() {
+    if cfg!(target_arch = "aarch64")
+        && std::env::var_os("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").is_some()
+    {
+        // Under an emulator the kernel counts the emulator.
+        return;
+    }
+    let small = peak(1 << 20, "16 MiB", 4);
+    let mut peaks = vec![small];
+    for (size, chunk_size, concurrency) in [
+        (64 << 20, "4 MiB", 4),
+        (256 << 20, "16 MiB", 4),
+        (320 << 20, "64 MiB", 4),
+        (256 << 20, "4 MiB", 12),
+    ] {
+        let peak = peak(size, chunk_size, concurrency);
+        assert!(
+            peak <= 16 * 1024,
+            "{peak} KiB for {size} bytes in {chunk_size}, {concurrency} at a time"
+        );
+        peaks.push(peak);
+    }
+    let (four, twelve) = (peaks[2], peaks[4]);
+    assert!(
+        twelve.saturating_sub(four) <= 8 * 512,
+        "{four} KiB with 4 connections, {twelve} with 12"
+    );
+}
