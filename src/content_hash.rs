@@ -17,7 +17,7 @@ use crate::source::{Source, read_exact_at};
 pub const BLOCK_LEN: u64 = 4 * 1024 * 1024;
 
 /// How much is read at a time while hashing, in bytes.
-const PIECE_LEN: usize = 256 * 1024;
+const PIECE_LEN: usize = 64 * 1024;
 
 /// A SHA-256: of one block, or of all of them together. Written in lower-case hex.
 #[derive(Clone, Copy, PartialEq, Eq)]

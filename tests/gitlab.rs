@@ -142,7 +142,7 @@ fn harmless_oddities_are_no_failure() {
         let (dropbox, _host, ended) = run_with(variable, value);
         assert_eq!(ended.status, Some(0), "{value}: {ended}");
         assert_eq!(dropbox.files().len(), 2);
-        assert!(start.elapsed() < Duration::from_secs(60), "{value}");
+        assert!(start.elapsed() < Duration::from_mins(1), "{value}");
     }
 }
 
@@ -196,9 +196,9 @@ fn a_command_that_hangs_is_ended_with_its_whole_group() {
         let living = fs::read_dir("/proc")
             .expect("processes")
             .filter_map(|entry| {
-                let stat = fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
-                let fields: Vec<_> = stat.rsplit(')').next()?.split_ascii_whitespace().collect();
-                (fields[2] == group && fields[0] != "Z").then_some(stat.clone())
+                let text = fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
+                let fields: Vec<_> = text.rsplit(')').next()?.split_ascii_whitespace().collect();
+                (fields[2] == group && fields[0] != "Z").then_some(text.clone())
             });
         assert_eq!(living.collect::<Vec<_>>(), [""; 0], "{fail}");
     }

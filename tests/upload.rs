@@ -333,11 +333,6 @@ fn a_connection_that_moves_nothing_is_given_up_and_a_slow_one_is_not() {
             host.config(&dropbox).replace("\"4 MiB\"", "\"12 MiB\"") + "stall_timeout = \"2s\"\n";
         host.write_config(&config);
         // Replies are waited for a minute; the body is what stalls.
-        let held = if matches!(at, StallAt::Reply) {
-            Some(Duration::from_secs(4))
-        } else {
-            None
-        };
         dropbox.fault(Fault::on("append_v2", What::Stall(at, None)));
         let start = Instant::now();
         let ended = host.run(SEND);

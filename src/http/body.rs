@@ -15,9 +15,12 @@ use tokio::time::{Instant, Sleep};
 
 use crate::source::{Source, read_exact_at};
 
-/// How much is read and handed on at a time, in bytes. Two such pieces and the client's own send buffer
-/// are all the memory a connection takes.
-const PIECE_LEN: u64 = 128 * 1024;
+/// How much is read at a time, in bytes.
+const PIECE_LEN: u64 = 64 * 1024;
+/// How much is handed on at a time, in bytes. The HTTP client queues up to 16 of these before it waits for
+/// the connection, so this, and not its limit of 400 KiB, bounds what a connection holds: two pieces, and
+/// one that is read ahead.
+const SLICE_LEN: usize = 8 * 1024;
 
 /// How much of a body has been handed to the connection, and why reading it failed if it did.
 #[derive(Debug, Default)]
@@ -85,12 +88,16 @@ impl Bandwidth {
 /// the one before it is sent.
 pub struct Streamed {
     source: Arc<dyn Source>,
-    /// What is still to be handed on.
-    left: Range<u64>,
+    /// What is still to be read, the piece that is being read included.
+    unread: Range<u64>,
+    /// A piece that has been read and waits for the bandwidth limit.
+    next: Option<Bytes>,
+    /// What is left of the piece that is being handed on.
+    piece: Bytes,
+    /// Pieces whose memory is used again once the connection has let go of them.
+    used: Vec<Bytes>,
     piece_len: u64,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
-    /// Whether the bandwidth of the next piece is booked.
-    booked: bool,
     waiting: Option<Pin<Box<Sleep>>>,
     bandwidth: Option<Arc<Bandwidth>>,
     meter: Arc<Meter>,
@@ -109,28 +116,56 @@ impl Streamed {
             .map_or(PIECE_LEN, |bandwidth| bandwidth.piece_len());
         Streamed {
             source,
-            left: range,
+            unread: range,
+            next: None,
+            piece: Bytes::new(),
+            used: Vec::new(),
             piece_len,
             reading: None,
-            booked: false,
             waiting: None,
             bandwidth,
             meter,
         }
     }
 
-    /// Starts reading the piece at `offset`, if there is one.
-    fn read(&self, offset: u64) -> Option<JoinHandle<io::Result<Bytes>>> {
-        let len = usize::try_from(self.piece_len.min(self.left.end - offset))
-            .expect("a piece fits memory");
-        let source = self.source.clone();
-        (len > 0).then(|| {
-            tokio::task::spawn_blocking(move || {
-                let mut piece = vec![0; len];
-                read_exact_at(&*source, offset, &mut piece)?;
-                Ok(Bytes::from(piece))
-            })
-        })
+    /// Starts reading the next piece, if there is one.
+    fn read_ahead(&mut self) {
+        let len = self.piece_len.min(self.unread.end - self.unread.start);
+        let len = usize::try_from(len).expect("a piece fits memory");
+        if len == 0 {
+            return;
+        }
+        let free = self
+            .used
+            .iter()
+            .position(Bytes::is_unique)
+            .map(|free| self.used.swap_remove(free));
+        let mut memory = free
+            .and_then(|free| free.try_into_mut().ok())
+            .unwrap_or_default();
+        let (source, offset) = (self.source.clone(), self.unread.start);
+        self.reading = Some(tokio::task::spawn_blocking(move || {
+            memory.resize(len, 0);
+            read_exact_at(&*source, offset, &mut memory)?;
+            Ok(memory.freeze())
+        }));
+    }
+
+    /// Waits until the bandwidth limit lets the next piece through.
+    fn poll_bandwidth(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(bandwidth) = &self.bandwidth else {
+            return Poll::Ready(());
+        };
+        let len = self.next.as_ref().map_or(0, Bytes::len) as u64;
+        let start = || Box::pin(tokio::time::sleep_until(bandwidth.book(len)));
+        ready!(
+            self.waiting
+                .get_or_insert_with(start)
+                .as_mut()
+                .poll(context)
+        );
+        self.waiting = None;
+        Poll::Ready(())
     }
 }
 
@@ -142,55 +177,48 @@ impl Body for Streamed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if self.left.is_empty() {
-            return Poll::Ready(None);
-        }
-        if !self.booked {
-            let piece_len = self.piece_len.min(self.left.end - self.left.start);
-            let start = self
-                .bandwidth
-                .as_ref()
-                .map(|bandwidth| bandwidth.book(piece_len));
-            self.waiting = start.map(|start| Box::pin(tokio::time::sleep_until(start)));
-            self.booked = true;
-        }
-        if let Some(waiting) = &mut self.waiting {
-            ready!(waiting.as_mut().poll(context));
-            self.waiting = None;
-        }
-        if self.reading.is_none() {
-            self.reading = self.read(self.left.start);
-        }
-        let Some(reading) = &mut self.reading else {
-            return Poll::Ready(None);
-        };
-        let piece = ready!(Pin::new(reading).poll(context))
-            .map_err(io::Error::other)
-            .flatten();
-        self.reading = None;
-        self.booked = false;
-        match piece {
-            Ok(piece) => {
-                self.left.start += piece.len() as u64;
-                self.reading = self.read(self.left.start);
-                self.meter.add(piece.len() as u64);
-                Poll::Ready(Some(Ok(Frame::data(piece))))
+        if self.piece.is_empty() {
+            if self.unread.is_empty() {
+                return Poll::Ready(None);
             }
-            Err(error) => {
-                let copy = io::Error::new(error.kind(), error.to_string());
-                if let Ok(mut failure) = self.meter.failure.lock() {
-                    *failure = Some(error);
+            if self.next.is_none() {
+                if self.reading.is_none() {
+                    self.read_ahead();
                 }
-                Poll::Ready(Some(Err(copy)))
+                let Some(reading) = &mut self.reading else {
+                    return Poll::Ready(None);
+                };
+                let piece = ready!(Pin::new(reading).poll(context));
+                self.reading = None;
+                match piece.map_err(io::Error::other).flatten() {
+                    Ok(piece) => self.next = Some(piece),
+                    Err(error) => {
+                        let copy = io::Error::new(error.kind(), error.to_string());
+                        if let Ok(mut failure) = self.meter.failure.lock() {
+                            *failure = Some(error);
+                        }
+                        return Poll::Ready(Some(Err(copy)));
+                    }
+                }
             }
+            ready!(self.poll_bandwidth(context));
+            self.piece = self.next.take().unwrap_or_default();
+            self.unread.start += self.piece.len() as u64;
+            let piece = self.piece.clone();
+            self.used.push(piece);
+            self.read_ahead();
         }
+        let len = self.piece.len().min(SLICE_LEN);
+        let slice = self.piece.split_to(len);
+        self.meter.add(len as u64);
+        Poll::Ready(Some(Ok(Frame::data(slice))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left.is_empty()
+        self.piece.is_empty() && self.unread.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left.end - self.left.start)
+        SizeHint::with_exact(self.unread.end - self.unread.start + self.piece.len() as u64)
     }
 }
