@@ -76,7 +76,7 @@ impl Error {
         Error {
             kind,
             action: action.into(),
-            reply: reply.into(),
+            reply: printable(&reply.into()),
             hint: None,
         }
     }
@@ -117,6 +117,18 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// A text from elsewhere without what would steer a terminal.
+pub fn printable(text: &str) -> String {
+    let shown = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    text.chars().map(shown).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +141,12 @@ mod tests {
             error.to_string(),
             "uploading a to b: no space\n  delete something"
         );
+    }
+
+    #[test]
+    fn no_reply_steers_the_terminal() {
+        let hostile = Error::new(ErrorKind::Invalid, "a", "\u{1b}[2Jb\u{7}");
+        assert_eq!(hostile.to_string(), "a: \u{fffd}[2Jb\u{fffd}");
     }
 
     #[test]

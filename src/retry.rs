@@ -212,7 +212,7 @@ mod tests {
                 error
                     .expect_err("gave up")
                     .to_string()
-                    .contains("retry_for")
+                    .contains("tried again for 1m 40s")
             );
             assert_eq!(start.elapsed().as_secs(), 100);
             patience.renew();

@@ -161,7 +161,7 @@ impl Run<'_> {
             .map(|upload| upload.destination.clone())
             .collect();
         for doubt in &doubts {
-            tracing::warn!("{}: {doubt}", archive.path.display());
+            tracing::error!("{}: {doubt}", archive.path.display());
         }
         if let Some(error) = &error {
             self.fail(error.clone());

@@ -7,6 +7,7 @@
 use std::io::{self, Read};
 
 use crate::archive::ArchiveKind;
+use crate::error::printable;
 use crate::source::Source;
 use crate::tar::{Member, Members, TarError};
 
@@ -95,7 +96,7 @@ impl Seen {
     }
 
     fn data_member(&mut self, member: &Member, source: &dyn Source) {
-        let path = String::from_utf8_lossy(&member.path);
+        let path = printable(&String::from_utf8_lossy(&member.path));
         let path = path.trim_start_matches("./").trim_start_matches('/');
         if !member.is_file {
             return;
