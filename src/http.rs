@@ -264,3 +264,42 @@ fn is_certificate_error(error: &(dyn std::error::Error + 'static)) -> bool {
         .and_then(io::Error::get_ref);
     inner.is_some_and(|inner| is_certificate_error(inner))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore};
+
+    use super::crypto_provider;
+
+    /// What a `ClientHello` offers first, at its fixed place: behind the headers of record and handshake
+    /// (5 + 4 bytes), the version (2), the random bytes (32), the session's ID and the list's length (2).
+    fn offered_first() -> CipherSuite {
+        let config = ClientConfig::builder_with_provider(Arc::new(crypto_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let name = "example.org".try_into().expect("a name");
+        let mut connection = ClientConnection::new(Arc::new(config), name).expect("a client");
+        let mut hello = Vec::new();
+        connection.write_tls(&mut hello).expect("a ClientHello");
+        let suite = 5 + 4 + 2 + 32 + 1 + usize::from(hello[43]) + 2;
+        CipherSuite::from(u16::from_be_bytes([hello[suite], hello[suite + 1]]))
+    }
+
+    #[test]
+    fn the_cipher_this_processor_is_quick_at_is_offered_first() {
+        #[cfg(target_arch = "aarch64")]
+        let has_aes = std::arch::is_aarch64_feature_detected!("aes");
+        #[cfg(not(target_arch = "aarch64"))]
+        let has_aes = true;
+        let expected = if has_aes {
+            CipherSuite::TLS13_AES_256_GCM_SHA384
+        } else {
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+        };
+        assert_eq!(offered_first(), expected, "AES instructions: {has_aes}");
+    }
+}
