@@ -319,17 +319,19 @@ impl Dropbox {
         }
     }
 
-    /// Sends a request with a token; once more with a new one if the service finds it too old.
+    /// Sends a request with a token; once more with a new one if the service finds it too old. A reply
+    /// that is no success comes without secrets.
     async fn exchange(&self, line: &Line, call: &Call<'_>, body: Payload) -> Result<Reply, Error> {
         let again = body.clone();
         let token = self.auth.token(&self.line).await?;
         let reply = line.send(call.action, call.request(&token, body)).await?;
         if reply.status != 401 || !matches!(api::read(call.action, &reply), Outcome::ExpiredToken) {
-            return Ok(reply);
+            return Ok(self.auth.redacted(reply));
         }
         self.auth.expired(&token).await;
         let token = self.auth.token(&self.line).await?;
-        line.send(call.action, call.request(&token, again)).await
+        let reply = line.send(call.action, call.request(&token, again)).await?;
+        Ok(self.auth.redacted(reply))
     }
 }
 

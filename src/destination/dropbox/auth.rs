@@ -132,6 +132,16 @@ impl Auth {
             })
     }
 
+    /// A reply that is no success, without the secrets it repeats: before any of it is cut short, when a
+    /// secret could no longer be recognised, or becomes part of a message.
+    pub fn redacted(&self, mut reply: Reply) -> Reply {
+        if reply.status >= 300 {
+            let text = self.redact(&String::from_utf8_lossy(&reply.body));
+            reply.body = text.into_bytes();
+        }
+        reply
+    }
+
     async fn refresh(&self, line: &Line, serial: u64) -> Result<Token, Error> {
         let action = format!("{}: refreshing the access token", self.name);
         let refresh_token = self.refresh_token(&action)?;
@@ -162,7 +172,7 @@ impl Auth {
                     "the reply is cut off or no JSON",
                 )
             })?,
-            _ => return Err(self.refused(&action, &reply)),
+            _ => return Err(self.refused(&action, &self.redacted(reply))),
         };
         if let Some(granted) = &granted.scope {
             let missing: Vec<_> = SCOPES
@@ -243,7 +253,6 @@ impl Auth {
             None if code.is_empty() => api::excerpt(reply),
             None => code.to_owned(),
         };
-        let text = self.redact(&text);
         let failed = |kind| {
             Error::new(
                 kind,
