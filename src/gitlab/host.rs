@@ -428,11 +428,15 @@ fn prepared(words: &[OsString], path: &OsString) -> Command {
         .stderr(Stdio::piped())
         .process_group(0)
         .env("PATH", path);
-    for (name, _) in std::env::vars_os() {
+    for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy();
+        // A proxy's address may hold a password.
+        let password =
+            text.to_ascii_lowercase().ends_with("_proxy") && value.to_string_lossy().contains('@');
         let removed = text.starts_with(crate::settings::ENV_PREFIX)
             || STEERING.contains(&&*text)
-            || SECRET.contains(&&*text);
+            || SECRET.contains(&&*text)
+            || password;
         if removed {
             command.env_remove(&name);
         }
