@@ -49,7 +49,11 @@ impl Settings {
         // Where the older Python script put them, so its users' backups are found.
         let config_folder = folder(section, "config_folder", "/Config");
         let data_folder = folder(section, "data_folder", "/Data");
-        let service = match service_type? {
+        let Some(service_type) = service_type else {
+            section.pass_over();
+            return None;
+        };
+        let service = match service_type {
             ServiceType::Dropbox => {
                 ServiceSettings::Dropbox(dropbox::Settings::read(name, section)?)
             }

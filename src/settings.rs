@@ -51,9 +51,9 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A value of the file and the line it stands on.
+/// A value and where it was given.
 struct Entry {
-    line: usize,
+    place: Place,
     value: EntryValue,
 }
 
@@ -79,6 +79,8 @@ struct Notes {
     /// The dotted keys that were asked for.
     asked: Vec<String>,
     used_variables: Vec<String>,
+    /// What the variables of tables that nobody can judge start with.
+    passed_over: Vec<String>,
     secret_in_file: bool,
 }
 
@@ -105,7 +107,7 @@ impl Reader {
             .into_iter()
             .filter(|(name, _)| name.starts_with(ENV_PREFIX) && name != ENV_CONFIG)
             .collect();
-        let table = convert_table(document.into_inner(), &line);
+        let table = convert_table(document.into_inner(), &|offset| Place::Line(line(offset)));
         Reader {
             table,
             variables,
@@ -139,6 +141,12 @@ impl Reader {
             .variables
             .keys()
             .filter(|name| !notes.used_variables.contains(name))
+            .filter(|name| {
+                !notes
+                    .passed_over
+                    .iter()
+                    .any(|start| name.starts_with(start))
+            })
         {
             let message = format!("is no setting{}", did_you_mean(name, &known));
             notes.faults.push(Fault {
@@ -183,7 +191,7 @@ impl<'r> Section<'r> {
             };
         }
         let entry = self.table.remove(key)?;
-        let place = Place::Line(entry.line);
+        let place = entry.place;
         self.places.insert(key.to_owned(), place.clone());
         let EntryValue::Other(value) = entry.value else {
             self.note(
@@ -214,12 +222,15 @@ impl<'r> Section<'r> {
     /// A secret: from the environment, a systemd credential named by its dotted key, or the file.
     pub fn secret(&mut self, key: &str) -> Option<SecretString> {
         let dotted = self.ask(key);
+        let entry = self.table.remove(key);
+        if matches!(&entry, Some(entry) if matches!(entry.place, Place::Line(_))) {
+            // Also if it does not count: it is a secret nevertheless.
+            self.reader.notes.borrow_mut().secret_in_file = true;
+        }
         if let Some((name, text)) = self.variable(&dotted) {
             self.places.insert(key.to_owned(), Place::Variable(name));
-            self.table.remove(key);
             return Some(text.into());
         }
-        let entry = self.table.remove(key);
         if let Some(path) = self
             .reader
             .credentials
@@ -238,8 +249,7 @@ impl<'r> Section<'r> {
             };
         }
         let entry = entry?;
-        self.reader.notes.borrow_mut().secret_in_file = true;
-        let place = Place::Line(entry.line);
+        let place = entry.place;
         self.places.insert(key.to_owned(), place.clone());
         if let EntryValue::Other(toml::Value::String(text)) = entry.value {
             Some(text.into())
@@ -268,9 +278,9 @@ impl<'r> Section<'r> {
         let path = self.dotted(key);
         let mut table = Table::new();
         if let Some((name, text)) = self.variable(&path) {
-            match DeTable::parse(&format!("v = {text}"))
-                .map(|document| convert_table(document.into_inner(), &|_| 0))
-            {
+            match DeTable::parse(&format!("v = {text}")).map(|document| {
+                convert_table(document.into_inner(), &|_| Place::Variable(name.clone()))
+            }) {
                 Ok(mut document) => match document.remove("v").map(|entry| entry.value) {
                     Some(EntryValue::Table(given)) => table = given,
                     _ => self.note(
@@ -290,8 +300,8 @@ impl<'r> Section<'r> {
                 value: EntryValue::Table(given),
                 ..
             }) => table = given,
-            Some(Entry { line, .. }) => {
-                self.note(Place::Line(line), format!("`{path}` must be a table"));
+            Some(Entry { place, .. }) => {
+                self.note(place, format!("`{path}` must be a table"));
             }
             None => {}
         }
@@ -309,12 +319,11 @@ impl<'r> Section<'r> {
         let mut names: Vec<String> = self.table.keys().cloned().collect();
         let prefix = format!("{}__", variable_name(&self.path));
         for variable in self.reader.variables.keys() {
-            let Some((name, _)) = variable
-                .strip_prefix(&prefix)
-                .and_then(|rest| rest.split_once("__"))
-            else {
+            let Some(rest) = variable.strip_prefix(&prefix) else {
                 continue;
             };
+            // A key of the table, or the table as a whole.
+            let name = rest.split_once("__").map_or(rest, |(name, _)| name);
             if !names.iter().any(|known| mangle(known) == name) {
                 names.push(name.to_lowercase());
             }
@@ -323,6 +332,13 @@ impl<'r> Section<'r> {
             .into_iter()
             .map(|name| (name.clone(), self.section(&name)))
             .collect()
+    }
+
+    /// The rest of this table cannot be judged, as what decides over its keys is wrong: none is unknown.
+    pub fn pass_over(&mut self) {
+        self.table.clear();
+        let start = format!("{}__", variable_name(&self.path));
+        self.reader.notes.borrow_mut().passed_over.push(start);
     }
 
     /// Notes every key of this table that was not asked for.
@@ -338,7 +354,7 @@ impl<'r> Section<'r> {
                 "unknown {what} `{dotted}`{}",
                 did_you_mean(key, &self.asked)
             );
-            self.note(Place::Line(entry.line), message);
+            self.note(entry.place.clone(), message);
         }
     }
 
@@ -411,14 +427,15 @@ fn did_you_mean(key: &str, known: &[String]) -> String {
     }
 }
 
-fn convert_table(table: DeTable<'_>, line: &dyn Fn(usize) -> usize) -> Table {
+/// `place` makes the place of a key of where it begins in the text.
+fn convert_table(table: DeTable<'_>, place: &dyn Fn(usize) -> Place) -> Table {
     table
         .into_iter()
         .map(|(key, value)| {
-            let line_number = line(key.span().start);
+            let found_at = place(key.span().start);
             let span = value.span();
             let value = match value.into_inner() {
-                DeValue::Table(table) => EntryValue::Table(convert_table(table, line)),
+                DeValue::Table(table) => EntryValue::Table(convert_table(table, place)),
                 other => {
                     let deserializer = ValueDeserializer::from(Spanned::new(span, other));
                     // A value that TOML knows and `Value` does not does not exist; were there one, its key
@@ -430,7 +447,7 @@ fn convert_table(table: DeTable<'_>, line: &dyn Fn(usize) -> usize) -> Table {
             (
                 key.into_inner().into_owned(),
                 Entry {
-                    line: line_number,
+                    place: found_at,
                     value,
                 },
             )
