@@ -19,12 +19,13 @@ fn main() -> ExitCode {
                 let _ = error.print();
                 0
             }
-            _ if std::env::args_os().any(|argument| argument == "--json") => commands::fail(
-                true,
-                None,
-                commands::USAGE,
-                error.render().to_string().trim_end(),
-            ),
+            _ if std::env::args_os().any(|argument| argument == "--json") => {
+                let text = error.render().to_string();
+                let message = text.trim_end();
+                // `fail` says that it is an error.
+                let message = message.strip_prefix("error: ").unwrap_or(message);
+                commands::fail(true, None, commands::USAGE, message)
+            }
             _ => {
                 let _ = error.print();
                 commands::USAGE
