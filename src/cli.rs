@@ -22,8 +22,14 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// The configuration file [default: $`GITLAB_PI_BACKUP_CONFIG`, then /etc/gitlab-pi-backup/config.toml]
-    #[arg(short, long, global = true, value_name = "FILE")]
+    /// The configuration file.
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FILE",
+        help = "The configuration file [default: $GITLAB_PI_BACKUP_CONFIG, then /etc/gitlab-pi-backup/config.toml]"
+    )]
     pub config: Option<PathBuf>,
     /// Tell more; twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
