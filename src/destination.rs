@@ -106,11 +106,12 @@ pub enum Service {
 }
 
 impl Destination {
-    /// `stall`: a connection that moves nothing for so long is given up.
-    pub fn new(settings: Settings, stall: Duration) -> Destination {
+    /// `stall`: a connection that moves nothing for so long is given up. `hashers`: so many threads hash
+    /// at a time.
+    pub fn new(settings: Settings, stall: Duration, hashers: usize) -> Destination {
         let service = match settings.service {
             ServiceSettings::Dropbox(service) => {
-                Service::Dropbox(Dropbox::new(&settings.name, service, stall))
+                Service::Dropbox(Dropbox::new(&settings.name, service, stall, hashers))
             }
         };
         Destination {

@@ -25,7 +25,7 @@ fn client(stand_in: &StandIn) -> Dropbox {
     let settings = Settings::read("test", &mut root).expect("settings");
     root.finish();
     assert!(reader.finish().is_empty());
-    Dropbox::new("test", settings, Duration::from_secs(5))
+    Dropbox::new("test", settings, Duration::from_secs(5), 1)
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {

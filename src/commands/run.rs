@@ -61,10 +61,11 @@ fn carry_out(
     state: &StateDir,
     request: Request,
 ) -> anyhow::Result<RunReport> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Readers and hashers: one of each for every connection is enough.
-        .max_blocking_threads(config.upload.options.concurrency + 2)
+        // Hashing takes a processor each, reading a disk; more threads would only take memory.
+        .max_blocking_threads(processors + 2)
         .thread_keep_alive(Duration::from_mins(1))
         .build()
         .context("starting the I/O thread")?;
@@ -72,7 +73,7 @@ fn carry_out(
     let destinations: Vec<_> = config
         .destinations
         .into_iter()
-        .map(|settings| Destination::new(settings, stall))
+        .map(|settings| Destination::new(settings, stall, processors))
         .collect();
     let now = Utc::now();
     let report = runtime.block_on(async {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RANGE};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::destination::dropbox::api::{Answer, Outcome};
 use crate::destination::dropbox::auth::{Auth, Credentials, Token};
@@ -116,13 +117,16 @@ pub struct Dropbox {
     auth: Auth,
     /// When the service asks to wait, everybody waits.
     pause: Pause,
+    /// Keeps threads free for reading what is being sent.
+    hashing: Semaphore,
     api_url: Url,
     content_url: Url,
 }
 
 impl Dropbox {
-    /// `stall`: a connection that moves nothing for so long is given up.
-    pub fn new(name: &str, settings: Settings, stall: Duration) -> Dropbox {
+    /// `stall`: a connection that moves nothing for so long is given up. `hashers`: so many threads hash
+    /// at a time.
+    pub fn new(name: &str, settings: Settings, stall: Duration, hashers: usize) -> Dropbox {
         let http = Http::new(stall);
         let token_url = at(&settings.api_url, "/oauth2/token");
         Dropbox {
@@ -131,6 +135,7 @@ impl Dropbox {
             http,
             auth: Auth::new(name, settings.credentials, token_url, stall),
             pause: Pause::default(),
+            hashing: Semaphore::new(hashers),
             api_url: settings.api_url,
             content_url: settings.content_url,
         }

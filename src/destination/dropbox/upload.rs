@@ -254,11 +254,7 @@ impl Transfer<'_> {
             range.start,
             range.end
         );
-        let (source, hashed) = (self.source.clone(), range.clone());
-        let blocks = tokio::task::spawn_blocking(move || hash_blocks(&*source, hashed))
-            .await
-            .map_err(|_| Error::new(ErrorKind::Unexpected, &action, "the program is ending"))?
-            .map_err(|error| source_error(&action, &error))?;
+        let blocks = self.hash(&action, range.clone()).await?;
         self.unchanged(fingerprint)?;
         let argument = json!({
             "cursor": { "session_id": session, "offset": range.start },
@@ -311,6 +307,16 @@ impl Transfer<'_> {
         self.unchanged(fingerprint)?;
         self.source.release(range);
         Ok(blocks)
+    }
+
+    /// The digests of the blocks of a chunk; reading them brings it into the page cache.
+    async fn hash(&self, action: &str, range: Range<u64>) -> Result<Vec<Digest>, Error> {
+        let ending = || Error::new(ErrorKind::Unexpected, action, "the program is ending");
+        let _turn = self.dropbox.hashing.acquire().await.map_err(|_| ending())?;
+        let source = self.source.clone();
+        let hashing = tokio::task::spawn_blocking(move || hash_blocks(&*source, range));
+        let blocks = hashing.await.map_err(|_| ending())?;
+        blocks.map_err(|error| source_error(action, &error))
     }
 
     /// Turns the session into a file whose hash is `hash`.
