@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -224,6 +225,19 @@ pub fn made_since<'a>(before: &[Archive], after: &'a [Archive]) -> Option<&'a Ar
                 .iter()
                 .any(|old| old.name == new.name && old.identity == new.identity)
         })
+        .max_by(|a, b| a.name.age_order(&b.name))
+}
+
+/// The newest archive that was written after `begun`, by its modification time.
+pub fn written_since(begun: SystemTime, archives: &[Archive]) -> Option<&Archive> {
+    // File times are coarser than the clock.
+    let begun = begun
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs());
+    let begun = i64::try_from(begun).unwrap_or(i64::MAX).saturating_sub(1);
+    archives
+        .iter()
+        .filter(|archive| archive.identity.2 >= begun)
         .max_by(|a, b| a.name.age_order(&b.name))
 }
 

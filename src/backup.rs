@@ -6,15 +6,17 @@
 //! what this run made, so that an old archive never passes for today's. What fails is a row in the
 //! report and stops nothing else.
 
+mod leftover;
 mod preflight;
 mod send;
 
-use std::time::Duration;
+use std::io;
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
-use crate::archive::{Archive, ArchiveKind, find_archives, made_since, newest};
+use crate::archive::{Archive, ArchiveKind, find_archives, made_since, newest, written_since};
 use crate::destination::Destination;
 use crate::destination::dropbox::Options;
 use crate::gitlab::host::{self, make_archive};
@@ -95,7 +97,7 @@ pub async fn run(job: &Job<'_>, run_id: String, now: DateTime<Utc>) -> RunReport
         failures: Vec::new(),
     };
     run.preflight().await;
-    run.step_begins();
+    run.skip_commands();
     let upload_start = Instant::now();
     run.finish_what_was_left().await;
     let mut uploading = upload_start.elapsed();
@@ -122,8 +124,8 @@ pub async fn run(job: &Job<'_>, run_id: String, now: DateTime<Utc>) -> RunReport
 }
 
 impl Run<'_> {
-    /// The commands that are not asked for.
-    fn step_begins(&mut self) {
+    /// Tells of the commands that are not asked for.
+    fn skip_commands(&mut self) {
         let request = &self.job.request;
         if request.skip_create || request.dry_run {
             for kind in ArchiveKind::ALL {
@@ -143,15 +145,23 @@ impl Run<'_> {
             }
             let start = Instant::now();
             let folder = self.job.gitlab.folder(kind);
-            // GitLab makes a missing folder itself.
-            let before = find_archives(folder, kind).unwrap_or_default();
+            let before = find_archives(folder, kind);
+            let begun = SystemTime::now();
             let result = make_archive(self.job.gitlab, kind, self.job.stop).await;
-            let made = match find_archives(folder, kind) {
-                Ok(after) => made_since(&before, &after).cloned(),
-                Err(error) => {
-                    tracing::warn!("reading {}: {error}", folder.display());
-                    None
+            let found = match (before, find_archives(folder, kind)) {
+                (Ok(before), Ok(after)) => Ok(made_since(&before, &after).cloned()),
+                // GitLab has made the folder itself: new is what was written since.
+                (Err(error), Ok(after)) if error.kind() == io::ErrorKind::NotFound => {
+                    Ok(written_since(begun, &after).cloned())
                 }
+                // What was there before is not known, so nothing can be told to be new.
+                (Err(error), _) | (_, Err(error)) => Err(error),
+            };
+            let unknown = |error: &io::Error| {
+                format!(
+                    "looking for the new {kind} archive in {}: {error}\n  check `gitlab.{kind}_dir`",
+                    folder.display()
+                )
             };
             let missing = || {
                 format!(
@@ -160,10 +170,11 @@ impl Run<'_> {
                     folder.display()
                 )
             };
-            let (error, doubts) = match &result {
-                Err(failure) => (Some(failure.message.clone()), vec![failure.doubt.clone()]),
-                Ok(()) if made.is_none() => (Some(missing()), Vec::new()),
-                Ok(()) => (None, Vec::new()),
+            let (error, doubts) = match (&result, &found) {
+                (Err(failure), _) => (Some(failure.message.clone()), vec![failure.doubt.clone()]),
+                (Ok(()), Err(error)) => (Some(unknown(error)), Vec::new()),
+                (Ok(()), Ok(None)) => (Some(missing()), Vec::new()),
+                (Ok(()), Ok(Some(_))) => (None, Vec::new()),
             };
             let status = if error.is_none() {
                 StepStatus::Ok
@@ -171,7 +182,7 @@ impl Run<'_> {
                 StepStatus::Failed
             };
             self.step(step_of(kind), status, start.elapsed(), error);
-            chosen.extend(made.map(|archive| Chosen {
+            chosen.extend(found.ok().flatten().map(|archive| Chosen {
                 archive,
                 made_by_this_run: true,
                 doubts,

@@ -67,6 +67,11 @@ impl Settings {
         })
     }
 
+    /// What it gets.
+    pub fn kinds(&self) -> &[ArchiveKind] {
+        &self.kinds
+    }
+
     /// A file outside the configuration that holds a secret of this destination, if one is used.
     pub fn secret_file(&self) -> Option<&PathBuf> {
         match &self.service {

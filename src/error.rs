@@ -84,7 +84,12 @@ impl Error {
     /// Adds what the user can do, below what has been added before.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
-        let hint = hint.into();
+        let hint = hint
+            .into()
+            .split('\n')
+            .map(printable)
+            .collect::<Vec<_>>()
+            .join("\n");
         self.hint = Some(match self.hint.take() {
             Some(first) => first + "\n  " + &hint,
             None => hint,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Url};
 use rustls::ClientConfig;
 use rustls::crypto::CryptoProvider;
@@ -35,9 +35,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Http {
     tls: ClientConfig,
     stall: Duration,
+    direct: bool,
 }
 
-/// At most one connection to each host.
+/// At most one connection, to one host.
 pub struct Line {
     client: Client,
     connection: Connection,
@@ -76,8 +77,9 @@ pub struct Reply {
 }
 
 impl Http {
-    /// `stall`: a connection that moves nothing for so long is given up.
-    pub fn new(stall: Duration) -> Http {
+    /// `stall`: a connection that moves nothing for so long is given up. `direct`: no proxy is used,
+    /// whatever the environment says.
+    pub fn new(stall: Duration, direct: bool) -> Http {
         let mut roots = rustls::RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
@@ -95,7 +97,7 @@ impl Http {
             .expect("ring serves TLS 1.2 and 1.3")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Http { tls, stall }
+        Http { tls, stall, direct }
     }
 
     /// How long a connection may move nothing, and a reply may take.
@@ -106,7 +108,7 @@ impl Http {
     /// A new line, not connected yet.
     pub fn line(&self) -> Line {
         let connection = Connection::default();
-        let client = Client::builder()
+        let mut builder = Client::builder()
             .tls_backend_preconfigured(self.tls.clone())
             // With HTTP/2 all appends would share one connection.
             .http1_only()
@@ -121,9 +123,11 @@ impl Http {
                 "/",
                 env!("CARGO_PKG_VERSION")
             ))
-            .connector_layer(ConnectionLayer::new(connection.clone()))
-            .build()
-            .expect("a client from fixed settings");
+            .connector_layer(ConnectionLayer::new(connection.clone()));
+        if self.direct {
+            builder = builder.no_proxy();
+        }
+        let client = builder.build().expect("a client from fixed settings");
         Line {
             client,
             connection,
@@ -168,11 +172,16 @@ impl Line {
         for (name, value) in request.headers {
             builder = builder.header(name, value);
         }
+        if body_len == 0 {
+            // Left out otherwise, and then some servers ask for it (411).
+            builder = builder.header(CONTENT_LENGTH, 0);
+        }
         let exchange = async {
             let mut response = builder.send().await?;
             let (status, headers) = (response.status().as_u16(), response.headers().clone());
             let mut body = Vec::new();
             while let Some(chunk) = response.chunk().await? {
+                meter.received(chunk.len() as u64);
                 if body.len() + chunk.len() > LONGEST_REPLY {
                     return Ok(None);
                 }
@@ -191,6 +200,8 @@ impl Line {
             result = exchange => result,
             reason = given_up => return Err(Error::new(ErrorKind::Unavailable, action, reason)),
         };
+        // After an early reply nobody wants the rest of the body.
+        meter.abandon();
         match (result, meter.take_failure()) {
             (Ok(Some(reply)), _) => Ok(reply),
             (Ok(None), _) => {

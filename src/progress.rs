@@ -1,7 +1,7 @@
 //! How far an upload is, and who is told: nobody, a terminal, or a log line every 30 seconds.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -35,7 +35,7 @@ struct State {
     started: Instant,
     resumed: AtomicU64,
     bar: Option<ProgressBar>,
-    next_line: Option<Mutex<Instant>>,
+    show: Show,
 }
 
 impl Progress {
@@ -52,7 +52,6 @@ impl Progress {
             bar.set_message(label.clone());
             bar
         });
-        let next_line = (show == Show::Log).then(|| Mutex::new(started + LOG_EVERY));
         let (done, resumed) = (AtomicU64::new(0), AtomicU64::new(0));
         Progress(Arc::new(State {
             label,
@@ -61,7 +60,7 @@ impl Progress {
             started,
             resumed,
             bar,
-            next_line,
+            show,
         }))
     }
 
@@ -90,15 +89,15 @@ impl Progress {
         if let Some(bar) = &self.0.bar {
             bar.set_position(done);
         }
-        let Some(next_line) = &self.0.next_line else {
-            return;
-        };
-        let Ok(mut next_line) = next_line.lock() else {
-            return;
-        };
-        if Instant::now() >= *next_line {
-            *next_line = Instant::now() + LOG_EVERY;
-            tracing::info!("{}", self.line(done));
+    }
+
+    /// Logs how far it is every 30 seconds, for ever; where nobody reads the log, nothing.
+    pub async fn log_now_and_then(&self) {
+        loop {
+            tokio::time::sleep(LOG_EVERY).await;
+            if self.0.show == Show::Log {
+                tracing::info!("{}", self.line(self.0.done.load(Ordering::Relaxed)));
+            }
         }
     }
 

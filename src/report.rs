@@ -221,44 +221,35 @@ impl RunReport {
             .filter(|step| matches!(step.step, Step::ConfigCommand | Step::DataCommand));
         failures.extend(steps.filter_map(|step| step.error.clone()));
         failures.extend(outcome.failures.iter().cloned());
-        for archive in &self.archives {
-            let doubt = |doubt: &String| format!("{}: {doubt}", archive.name);
-            // The doubts of a failed command repeat its error.
-            failures.extend(
-                archive
-                    .doubts
-                    .iter()
-                    .map(doubt)
-                    .take(usize::from(failures.is_empty())),
-            );
-        }
+        let doubts = self.archives.iter().flat_map(|archive| {
+            let told = |doubt: &String| format!("{}: {doubt}", archive.name);
+            archive.doubts.iter().map(told)
+        });
+        failures.extend(doubts);
+        // A left-over that was finished does not stand for the archive of today.
         let holds = |destination: &str, kind: ArchiveKind| {
-            self.archives
+            let mut rows = self
+                .archives
                 .iter()
                 .filter(|archive| archive.kind == kind)
-                .any(|archive| {
-                    archive.uploads.iter().any(|upload| {
-                        upload.destination == destination && upload.status.is_stored()
-                    })
-                })
+                .flat_map(|archive| &archive.uploads)
+                .filter(|upload| upload.destination == destination)
+                .peekable();
+            rows.peek().is_some() && rows.all(|upload| upload.status.is_stored())
+        };
+        let asked = |kinds: &Vec<ArchiveKind>| -> Vec<ArchiveKind> {
+            let asked = kinds.iter().filter(|kind| outcome.kinds.contains(kind));
+            asked.copied().collect()
         };
         let complete: Vec<bool> = outcome
             .destinations
             .iter()
-            .map(|(name, kinds)| {
-                kinds
-                    .iter()
-                    .filter(|kind| outcome.kinds.contains(kind))
-                    .all(|kind| holds(name, *kind))
-            })
+            .map(|(name, kinds)| (name, asked(kinds)))
+            .filter(|(_, kinds)| !kinds.is_empty())
+            .map(|(name, kinds)| kinds.iter().all(|kind| holds(name, *kind)))
             .collect();
         let uploads = self.archives.iter().flat_map(|archive| &archive.uploads);
         let upload_errors = uploads.filter_map(|upload| upload.error.clone());
-        let doubted = self
-            .archives
-            .iter()
-            .any(|archive| !archive.doubts.is_empty());
-        let failed = !failures.is_empty() || doubted;
         (self.status, self.exit) = if outcome.dry_run {
             (
                 if failures.is_empty() {
@@ -268,7 +259,7 @@ impl RunReport {
                 },
                 u8::from(!failures.is_empty()),
             )
-        } else if failed || !complete.contains(&true) {
+        } else if !failures.is_empty() || !complete.contains(&true) {
             (Status::Failed, 1)
         } else if complete.contains(&false) {
             (Status::Partial, 3)
@@ -460,6 +451,18 @@ mod tests {
             });
         };
         assert_eq!(exit(all(), failed_command), 1);
+        // Yesterday's archive was finished, today's was not stored.
+        let today = archive(Data, &[("a", Failed), ("b", Uploaded)], &[]);
+        assert_eq!(
+            exit(
+                vec![config(Uploaded), data(Uploaded, Uploaded), today],
+                nothing
+            ),
+            3
+        );
+        let only_config_fails =
+            |_: &mut RunReport, outcome: &mut Outcome| outcome.kinds = vec![Config];
+        assert_eq!(exit(vec![config(Failed)], only_config_fails), 1);
         let only = |_: &mut RunReport, outcome: &mut Outcome| outcome.kinds = vec![Config];
         assert_eq!(exit(vec![config(Uploaded)], only), 0);
         let dry = |_: &mut RunReport, outcome: &mut Outcome| outcome.dry_run = true;

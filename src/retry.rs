@@ -107,7 +107,9 @@ pub async fn retry<T>(
         match error.kind().retry() {
             Retry::Never => return Err(error),
             Retry::After(wait) if wait > left => {
-                let again = TimeDelta::from_std(wait).map(|wait| Local::now() + wait);
+                let again = TimeDelta::from_std(wait)
+                    .ok()
+                    .and_then(|wait| Local::now().checked_add_signed(wait));
                 let again = again.map_or("much later".to_owned(), |t| {
                     t.format("after %Y-%m-%d %H:%M").to_string()
                 });
@@ -196,6 +198,14 @@ mod tests {
                 .expect_err("too long");
             assert!(
                 error.to_string().contains("run it again after 20"),
+                "{error}"
+            );
+            let absurd = ErrorKind::RateLimited(Some(Duration::from_secs(u64::MAX)));
+            let error = retry(&pause, &patience, failing(&[absurd]))
+                .await
+                .expect_err("too long");
+            assert!(
+                error.to_string().contains("run it again much later"),
                 "{error}"
             );
             assert_eq!(start.elapsed().as_secs(), 0);

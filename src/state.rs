@@ -51,7 +51,7 @@ impl StateDir {
     }
 
     /// Takes the lock of a run, waiting for it as long as `wait` says. Makes the folder if missing.
-    pub fn lock(&self, wait: Duration) -> Result<RunLock, LockError> {
+    pub async fn lock(&self, wait: Duration) -> Result<RunLock, LockError> {
         make_private_folder(&self.path).map_err(LockError::Unusable)?;
         let path = self.path.join("lock");
         let mut file = private_file(OpenOptions::new().read(true).write(true).create(true))
@@ -83,9 +83,8 @@ impl StateDir {
                     )));
                 }
                 Err(TryLockError::WouldBlock) => {
-                    std::thread::sleep(
-                        Duration::from_millis(100).min(wait.saturating_sub(start.elapsed())),
-                    );
+                    let left = wait.saturating_sub(start.elapsed());
+                    tokio::time::sleep(Duration::from_millis(100).min(left)).await;
                 }
             }
         }
@@ -151,12 +150,12 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    #[test]
-    fn the_lock_excludes_a_second_run_until_it_is_dropped() {
+    #[tokio::test]
+    async fn the_lock_excludes_a_second_run_until_it_is_dropped() {
         let dir = tempfile::tempdir().expect("temporary folder");
         let state = StateDir::new(&dir.path().join("a/b"));
-        let lock = state.lock(Duration::ZERO).expect("first");
-        let Err(LockError::Held(message)) = state.lock(Duration::from_millis(150)) else {
+        let lock = state.lock(Duration::ZERO).await.expect("first");
+        let Err(LockError::Held(message)) = state.lock(Duration::from_millis(150)).await else {
             panic!("held")
         };
         assert!(
@@ -164,7 +163,7 @@ mod tests {
             "{message}"
         );
         drop(lock);
-        state.lock(Duration::ZERO).expect("free again");
+        state.lock(Duration::ZERO).await.expect("free again");
         let mode = fs::metadata(state.path())
             .expect("metadata")
             .permissions()

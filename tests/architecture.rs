@@ -47,7 +47,12 @@ const FLOORS: [(u8, &[&str]); 4] = [
 const SIBLINGS: u8 = 2;
 
 /// Who waits for time to pass, and why.
-const SLEEPERS: [(&str, &str); 4] = [
+const SLEEPERS: [(&str, &str); 6] = [
+    ("progress", "a log line every 30 seconds"),
+    (
+        "gitlab/host",
+        "the ten seconds between asking a process group to end and making it",
+    ),
     ("retry", "the one loop that sleeps between attempts"),
     ("http/watch", "looks at a connection at every tick"),
     ("http/body", "spreads a body over time: the bandwidth limit"),

@@ -27,7 +27,7 @@ fn bare() -> Host {
 fn with_archive() -> (Dropbox, Host) {
     let dropbox = Dropbox::start(Options::default());
     let host = Host::new(PROGRAM, &dropbox);
-    host.put_data_archive(DATA, 9 << 20);
+    host.put_data_archive(DATA, 13 << 20);
     host.put_config_archive(CONFIG);
     (dropbox, host)
 }

@@ -260,6 +260,20 @@ fn a_left_over_that_fails_makes_the_run_fail() {
 }
 
 #[test]
+fn what_was_finished_just_before_the_kill_needs_no_room_any_more() {
+    let (dropbox, host) = machine();
+    assert!(killed_at(&dropbox, &host, 10, Moment::Applied));
+    assert_eq!(
+        dropbox.files().len(),
+        1,
+        "finished, but its journal is still there"
+    );
+    dropbox.set_quota(SIZE + 1_000);
+    let ended = host.run(SEND);
+    assert_whole(&dropbox, &host, &ended);
+}
+
+#[test]
 fn a_full_state_disk_keeps_nothing_from_being_stored() {
     let (dropbox, host) = machine();
     let state = host.path("state");

@@ -155,16 +155,11 @@ fn an_archive_that_grows_while_it_is_read_is_not_stored() {
     dropbox.fault(Fault::on("append_v2", slow));
     let ended = host.run("run --only data --json");
     assert_eq!(ended.status, Some(1), "{ended}");
-    assert!(
-        ended.err.contains("the file changed while it was uploaded"),
-        "{ended}"
-    );
+    assert!(ended.err.contains("changed while it was"), "{ended}");
     assert_eq!(dropbox.files().len(), 0, "{ended}");
     // Its journal would be of no use.
     assert_eq!(
-        fs::read_dir(host.path("state/uploads"))
-            .expect("journals")
-            .count(),
+        fs::read_dir(host.path("state/uploads")).map_or(0, Iterator::count),
         0
     );
 }
@@ -202,6 +197,58 @@ fn a_command_that_hangs_is_ended_with_its_whole_group() {
             });
         assert_eq!(living.collect::<Vec<_>>(), [""; 0], "{fail}");
     }
+}
+
+#[test]
+fn what_a_command_started_has_its_ten_seconds_too() {
+    let dropbox = Dropbox::start(Options::default());
+    let host = Host::new(PROGRAM, &dropbox);
+    let cleaned = host.path("cleaned");
+    // The leader ends at once, its child takes a moment to put things away.
+    let script = format!(
+        "(trap 'sleep 1; echo > {}; exit' TERM; sleep 300 & wait) & trap 'exit 1' TERM; wait",
+        cleaned.display()
+    );
+    let config = host.config(&dropbox).replace(
+        "[gitlab]\n",
+        &format!(
+            "[gitlab]\ntimeout = \"1s\"\ndata_command = [\"/bin/sh\", \"-c\", \"{script}\"]\n"
+        ),
+    );
+    host.write_config(&config);
+    let ended = host.run("run --only data");
+    assert_eq!(ended.status, Some(1), "{ended}");
+    assert!(cleaned.exists(), "{ended}");
+}
+
+#[test]
+fn archives_of_a_folder_that_was_not_there_before_are_not_todays() {
+    let dropbox = Dropbox::start(Options::default());
+    let host = Host::new(PROGRAM, &dropbox);
+    let archive = host.put_data_archive(OLD_DATA, 8_000);
+    let old = std::time::SystemTime::now() - Duration::from_hours(24);
+    fs::File::options()
+        .append(true)
+        .open(archive)
+        .and_then(|file| file.set_modified(old))
+        .expect("an old file");
+    // A disk that is mounted only while GitLab works.
+    let (folder, away) = (host.path("var/opt/gitlab/backups"), host.path("away"));
+    fs::rename(&folder, &away).expect("unmounted");
+    let command = format!(
+        "data_command = [\"mv\", \"{}\", \"{}\"]\n",
+        away.display(),
+        folder.display()
+    );
+    host.write_config(
+        &host
+            .config(&dropbox)
+            .replace("[gitlab]\n", &format!("[gitlab]\n{command}")),
+    );
+    let ended = host.run("run --only data --json");
+    assert_eq!(ended.status, Some(1), "{ended}");
+    assert!(ended.err.contains("left no new archive in"), "{ended}");
+    assert_eq!(dropbox.files().len(), 0);
 }
 
 #[test]

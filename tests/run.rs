@@ -306,6 +306,57 @@ fn one_kind_alone_and_destinations_by_name() {
 }
 
 #[test]
+fn a_kind_that_goes_nowhere_is_a_usage_error() {
+    let (dropbox, host) = healthy();
+    let config = host.config(&dropbox);
+    host.write_config(&config.replace("[upload]", "kinds = [\"data\"]\n[upload]"));
+    let ended = host.run("run --only config");
+    assert_eq!(ended.status, Some(2), "{ended}");
+    assert!(ended.err.contains("gets the kind config"), "{ended}");
+    assert_eq!(host.calls(), "");
+}
+
+#[test]
+fn a_signal_while_waiting_for_the_lock_leaves_its_document() {
+    let (_dropbox, mut host) = healthy();
+    let lock = fs::File::create(host.path("state/lock")).expect("a lock");
+    lock.lock().expect("locked");
+    let child = host.spawn("run --wait 1m --json");
+    let pid = rustix::process::Pid::from_child(&child);
+    let status = format!("/proc/{}/status", child.id());
+    // It waits once it listens for the signal.
+    let listens = |text: String| {
+        let mask = text
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:").map(str::to_owned));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask & (1 << 14) != 0)
+    };
+    if std::env::var_os("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").is_none() {
+        while !listens(fs::read_to_string(&status).unwrap_or_default()) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    } else {
+        // An emulator catches every signal itself.
+        std::thread::sleep(Duration::from_secs(3));
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+    let ended = Ended::from(child.wait_with_output().expect("ended"));
+    assert_eq!(ended.status, Some(143), "{ended}");
+    assert!(
+        ended.json()["error"]
+            .as_str()
+            .expect("an error")
+            .contains("SIGTERM"),
+        "{ended}"
+    );
+    host.set("HTTP_PROXY", "http://127.0.0.1:9");
+    drop(lock);
+    // And loopback is never reached through a proxy.
+    assert_eq!(host.run("run").status, Some(0));
+}
+
+#[test]
 fn one_destination_down_does_not_stop_the_other() {
     let (dropbox, host) = healthy();
     let config = host

@@ -294,10 +294,11 @@ fn scenes(token: &str) -> Vec<Scene> {
         ("409, finishing", "finish", tag(409, &nested), 1),
         ("409, looking", "get_metadata", tag(409, &nested), 1),
         (
+            // An unanswered question keeps nothing from being stored.
             "409, asking for space",
             "get_space_usage",
             tag(409, &json!(token)),
-            1,
+            0,
         ),
         ("418", "append", cut(418, 160, &all), 1),
         ("500, then well", "append", cut(500, 160, &all), 0),

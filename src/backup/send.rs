@@ -1,135 +1,48 @@
-//! Archives on their way to the destinations: left-over uploads first, then what was chosen.
+//! Archives on their way to the destinations.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{Chosen, JOURNALS, Run, seconds};
 use crate::archive::{ArchiveKind, ArchiveName};
 use crate::content_hash::{Digest, hash_source};
-use crate::destination::dropbox::{self, Entry, Transfer};
+use crate::destination::dropbox::{Entry, Transfer};
 use crate::destination::{Destination, Service};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Retry};
 use crate::gitlab::inspect::look_into;
 use crate::http::source_error;
 use crate::progress::Progress;
 use crate::report::{ArchiveReport, UploadReport, UploadStatus};
 use crate::retry::Patience;
-use crate::source::Source;
 use crate::source::file::FileSource;
+use crate::source::{Fingerprint, Source};
 use crate::units::Size;
 
+/// A dry run waits no longer for an answer.
+const DRY_RUN_PATIENCE: Duration = Duration::from_secs(10);
+
 /// An open archive and where it goes.
-struct Parcel<'a> {
-    name: ArchiveName,
+pub(super) struct Parcel<'a> {
+    pub(super) name: ArchiveName,
+    pub(super) source: Arc<FileSource>,
+    /// Of the bytes that were looked into; no others are stored.
+    pub(super) fingerprint: &'a Fingerprint,
+    pub(super) doubts: &'a [String],
+    pub(super) destination: &'a Destination,
+    pub(super) path: String,
+}
+
+/// An archive that may be sent.
+struct Opened {
     source: Arc<FileSource>,
-    doubts: &'a [String],
-    destination: &'a Destination,
-    path: String,
+    fingerprint: Fingerprint,
+    doubts: Vec<String>,
 }
 
 impl Run<'_> {
-    /// Step 3: every upload that an earlier run began and whose file is still the same.
-    pub(super) async fn finish_what_was_left(&mut self) {
-        let folder = self.job.state.path().join(JOURNALS);
-        for left in dropbox::unfinished(&folder).unwrap_or_default() {
-            if self.job.is_stopped() {
-                return;
-            }
-            let drop_it = |why: &str| {
-                tracing::warn!(
-                    "the unfinished upload {} is given up: {why}",
-                    left.path.display()
-                );
-                if !self.job.request.dry_run {
-                    let _ = dropbox::discard(&left.path);
-                }
-            };
-            let (header, arrived) = match &left.content {
-                Ok(content) => content,
-                Err(why) => {
-                    tracing::warn!(
-                        "the upload journal {} is put aside: {why}",
-                        left.path.display()
-                    );
-                    if !self.job.request.dry_run {
-                        let _ = fs::rename(&left.path, left.path.with_extension("unusable"));
-                    }
-                    continue;
-                }
-            };
-            let destination = self
-                .job
-                .destinations
-                .iter()
-                .find(|known| known.name() == header.destination);
-            let Some(destination) = destination else {
-                drop_it("its destination is no longer configured");
-                continue;
-            };
-            let name = header.path.rsplit('/').next().and_then(ArchiveName::parse);
-            let Some(name) = name else {
-                drop_it("its name is none of GitLab's");
-                continue;
-            };
-            let selected = self
-                .job
-                .taking_part()
-                .any(|known| known.name() == destination.name());
-            if !selected || !self.job.request.kinds.contains(&name.kind) {
-                continue;
-            }
-            let source = match FileSource::open(&header.source) {
-                Ok(source)
-                    if source
-                        .fingerprint()
-                        .is_ok_and(|now| now == header.fingerprint) =>
-                {
-                    Arc::new(source)
-                }
-                Ok(_) => {
-                    drop_it("the file has changed");
-                    continue;
-                }
-                Err(error) => {
-                    drop_it(&format!("{}: {error}", header.source.display()));
-                    continue;
-                }
-            };
-            let row = ArchiveReport {
-                kind: name.kind,
-                name: name.as_str().to_owned(),
-                size: source.len(),
-                created_at: name.created_at(),
-                made_by_this_run: false,
-                doubts: header.doubts.clone(),
-                uploads: Vec::new(),
-            };
-            let parcel = Parcel {
-                name,
-                source,
-                doubts: &header.doubts,
-                destination,
-                path: header.path.clone(),
-            };
-            let upload = if self.job.request.dry_run {
-                parcel.report(UploadStatus::WouldUpload, None, None, (0, *arrived))
-            } else {
-                tracing::info!(
-                    "finishing the upload of {} that an earlier run began",
-                    parcel.name
-                );
-                self.upload(&parcel).await
-            };
-            if let Some(error) = &upload.error {
-                self.failures.push(error.clone());
-            }
-            self.row(row).uploads.push(upload);
-        }
-    }
-
     /// Step 6: one archive to every destination that gets its kind.
     pub(super) async fn send(&mut self, chosen: Chosen) {
         let Chosen {
@@ -138,18 +51,30 @@ impl Run<'_> {
             mut doubts,
         } = chosen;
         let kind = archive.name.kind;
-        let opened = open(&archive.path, kind, &self.job.gitlab.skip).await;
-        let (source, error) = match opened {
-            Ok((source, found)) => {
-                doubts.extend(found);
-                (Some(source), None)
-            }
-            Err(error) => (None, Some(error)),
+        let opened = tokio::select! {
+            opened = open(&archive.path, kind, &self.job.gitlab.skip) => opened,
+            signal = self.job.stop.requested() => Err(format!("stopped by {}", signal.name())),
         };
+        let opened = opened.map_err(|error| {
+            let error = Error::new(
+                ErrorKind::Invalid,
+                archive.path.display().to_string(),
+                error + "; it is not sent",
+            )
+            .hint("is GitLab still writing it? is the disk full? its own output tells more");
+            self.fail(error.to_string());
+            error
+        });
+        doubts.extend(opened.iter().flat_map(|opened| opened.doubts.clone()));
+        for doubt in &doubts {
+            tracing::error!("{}: {doubt}", archive.path.display());
+        }
         let row = self.row(ArchiveReport {
             kind,
             name: archive.name.as_str().to_owned(),
-            size: source.as_ref().map_or(archive.size, |source| source.len()),
+            size: opened
+                .as_ref()
+                .map_or(archive.size, |opened| opened.source.len()),
             created_at: archive.name.created_at(),
             made_by_this_run,
             doubts: doubts.clone(),
@@ -160,41 +85,25 @@ impl Run<'_> {
             .iter()
             .map(|upload| upload.destination.clone())
             .collect();
-        for doubt in &doubts {
-            tracing::error!("{}: {doubt}", archive.path.display());
-        }
-        if let Some(error) = &error {
-            self.fail(error.clone());
-        }
         let mut uploads = Vec::new();
         for destination in self.job.taking_part() {
             if !destination.takes(kind) || finished.iter().any(|name| name == destination.name()) {
                 continue;
             }
             let path = destination.path(kind, archive.name.as_str());
-            uploads.push(match &source {
-                Some(source) => {
-                    let (source, name) = (source.clone(), archive.name.clone());
+            uploads.push(match &opened {
+                Ok(opened) => {
                     let parcel = Parcel {
-                        name,
-                        source,
+                        name: archive.name.clone(),
+                        source: opened.source.clone(),
+                        fingerprint: &opened.fingerprint,
                         doubts: &doubts,
                         destination,
                         path,
                     };
                     self.bring(&parcel).await
                 }
-                None => UploadReport {
-                    destination: destination.name().to_owned(),
-                    path,
-                    status: UploadStatus::Failed,
-                    bytes_sent: 0,
-                    bytes_resumed: 0,
-                    content_hash: None,
-                    verified: false,
-                    seconds: 0.0,
-                    error: error.clone(),
-                },
+                Err(error) => failed(destination.name(), &path, error, (0, 0)),
             });
         }
         let same = |row: &&mut ArchiveReport| row.kind == kind && row.name == archive.name.as_str();
@@ -203,15 +112,14 @@ impl Run<'_> {
         }
     }
 
-    /// Looks whether the archive is there already, and sends it if nothing is.
-    async fn bring(&self, parcel: &Parcel<'_>) -> UploadReport {
+    /// Looks whether the archive is there already, and sends it, or what is missing of it, if nothing is.
+    pub(super) async fn bring(&self, parcel: &Parcel<'_>) -> UploadReport {
         let dry_run = self.job.request.dry_run;
-        let allowed = if dry_run {
-            std::time::Duration::from_secs(10)
+        let patience = Patience::new(if dry_run {
+            DRY_RUN_PATIENCE
         } else {
             self.job.upload.retry_for
-        };
-        let patience = Patience::new(allowed);
+        });
         let look = async {
             let found = parcel.destination.stat(&parcel.path, &patience).await?;
             let Some(found) = found else { return Ok(None) };
@@ -222,43 +130,25 @@ impl Run<'_> {
             signal = self.job.stop.requested() => Err(parcel.stopped(signal.name())),
         };
         match present {
-            Ok(None) if dry_run => parcel.report(UploadStatus::WouldUpload, None, None, (0, 0)),
+            Ok(None) if dry_run => parcel.report(UploadStatus::WouldUpload, None, (0, 0)),
             Ok(None) => self.upload(parcel).await,
-            Ok(Some(hash)) => parcel.report(UploadStatus::AlreadyPresent, Some(hash), None, (0, 0)),
-            Err(error) => {
-                let conflict = error.kind() == ErrorKind::AlreadyExists;
-                let status = if conflict {
-                    UploadStatus::Conflict
-                } else {
-                    UploadStatus::Failed
-                };
-                tracing::error!("{error}");
-                parcel.report(status, None, Some(&error), (0, 0))
-            }
+            Ok(hash) => parcel.report(UploadStatus::AlreadyPresent, hash, (0, 0)),
+            Err(error) => failed(parcel.destination.name(), &parcel.path, &error, (0, 0)),
         }
     }
 
-    /// Sends an archive, or what an earlier run left of it.
     async fn upload(&self, parcel: &Parcel<'_>) -> UploadReport {
         let start = Instant::now();
         let progress = Progress::new(self.job.show, parcel.name.as_str(), parcel.source.len());
         let result = tokio::select! {
             result = self.transfer(parcel, &progress) => result,
+            () = progress.log_now_and_then() => unreachable!("it goes on for ever"),
             signal = self.job.stop.requested() => Err(parcel.stopped(signal.name())),
         };
         let bytes = progress.sent_and_resumed();
         let mut report = match result {
-            Ok(hash) => parcel.report(UploadStatus::Uploaded, Some(hash), None, bytes),
-            Err(error) => {
-                let conflict = error.kind() == ErrorKind::AlreadyExists;
-                let status = if conflict {
-                    UploadStatus::Conflict
-                } else {
-                    UploadStatus::Failed
-                };
-                tracing::error!("{error}");
-                parcel.report(status, None, Some(&error), bytes)
-            }
+            Ok(hash) => parcel.report(UploadStatus::Uploaded, Some(hash), bytes),
+            Err(error) => failed(parcel.destination.name(), &parcel.path, &error, bytes),
         };
         report.seconds = seconds(start.elapsed());
         report
@@ -279,6 +169,7 @@ impl Run<'_> {
         let transfer = Transfer {
             dropbox,
             source: parcel.source.clone(),
+            fingerprint: parcel.fingerprint,
             source_path: parcel.source.path(),
             path: &parcel.path,
             doubts: parcel.doubts,
@@ -295,15 +186,9 @@ impl Parcel<'_> {
     /// The content hash if what is there is this archive; else an error that touches nothing.
     async fn compare(&self, found: &Entry) -> Result<Digest, Error> {
         let conflict = |what: &str| {
-            let action = format!(
-                "storing {} as {}:{}",
-                self.name,
-                self.destination.name(),
-                self.path
-            );
             Err(Error::new(
                 ErrorKind::AlreadyExists,
-                action,
+                self.action(),
                 format!("{what}; nothing was touched"),
             )
             .hint("rename or delete it there, then run again with --skip-create"))
@@ -334,11 +219,10 @@ impl Parcel<'_> {
     /// Hashes the file without sending it.
     async fn hash(&self) -> Result<Digest, Error> {
         let action = format!("reading {}", self.source.path().display());
-        let source = self.source.clone();
+        let (source, fingerprint) = (self.source.clone(), self.fingerprint.clone());
         let hashing = tokio::task::spawn_blocking(move || {
-            let before = source.fingerprint()?;
             let hash = hash_source(&*source)?;
-            Ok((before == source.fingerprint()?).then_some(hash))
+            Ok((source.fingerprint()? == fingerprint).then_some(hash))
         });
         match hashing.await {
             Ok(Ok(Some(hash))) => Ok(hash),
@@ -360,33 +244,35 @@ impl Parcel<'_> {
     async fn check_space(&self, patience: &Patience) -> Result<(), Error> {
         let free = match self.destination.space(patience).await {
             Ok(free) => free,
-            Err(error) if error.kind() == ErrorKind::Unauthorized => {
+            // That the question is not answered does not mean that there is no room.
+            Err(error) if error.kind().retry() == Retry::Never => {
                 tracing::warn!("{error}");
                 None
             }
             Err(error) => return Err(error),
         };
         match free {
-            Some(free) if free < self.source.len() => Err(Error::new(
-                ErrorKind::NoSpace,
-                format!("storing {} at {}", self.name, self.destination.name()),
-                format!(
-                    "it needs {}, but only {} are free; nothing was sent",
-                    Size(self.source.len()),
-                    Size(free)
-                ),
-            )
-            .hint("make room there, then run again with --skip-create")),
+            Some(free) if free < self.source.len() => {
+                let (needed, free) = (Size(self.source.len()), Size(free));
+                let what = format!("it needs {needed}, but only {free} are free; nothing was sent");
+                Err(Error::new(ErrorKind::NoSpace, self.action(), what)
+                    .hint("make room there, then run again with --skip-create"))
+            }
             _ => Ok(()),
         }
     }
 
     fn stopped(&self, signal: &str) -> Error {
-        let action = format!("storing {} at {}", self.name, self.destination.name());
-        Error::new(
-            ErrorKind::Unavailable,
-            action,
-            format!("stopped by {signal}; the next run goes on there"),
+        let what = format!("stopped by {signal}; the next run goes on there");
+        Error::new(ErrorKind::Unavailable, self.action(), what)
+    }
+
+    fn action(&self) -> String {
+        format!(
+            "storing {} as {}:{}",
+            self.name,
+            self.destination.name(),
+            self.path
         )
     }
 
@@ -394,44 +280,62 @@ impl Parcel<'_> {
         &self,
         status: UploadStatus,
         content_hash: Option<Digest>,
-        error: Option<&Error>,
-        (bytes_sent, bytes_resumed): (u64, u64),
+        bytes: (u64, u64),
     ) -> UploadReport {
         UploadReport {
             destination: self.destination.name().to_owned(),
             path: self.path.clone(),
             status,
-            bytes_sent,
-            bytes_resumed,
+            bytes_sent: bytes.0,
+            bytes_resumed: bytes.1,
             content_hash,
             verified: status.is_stored(),
             seconds: 0.0,
-            error: error.map(ToString::to_string),
+            error: None,
         }
     }
 }
 
+/// The row of an archive that is not stored; `bytes` sent by this and by earlier runs.
+fn failed(destination: &str, path: &str, error: &Error, bytes: (u64, u64)) -> UploadReport {
+    tracing::error!("{error}");
+    let conflict = error.kind() == ErrorKind::AlreadyExists;
+    UploadReport {
+        destination: destination.to_owned(),
+        path: path.to_owned(),
+        status: if conflict {
+            UploadStatus::Conflict
+        } else {
+            UploadStatus::Failed
+        },
+        bytes_sent: bytes.0,
+        bytes_resumed: bytes.1,
+        content_hash: None,
+        verified: false,
+        seconds: 0.0,
+        error: Some(error.to_string()),
+    }
+}
+
 /// Opens an archive, brings it to the disk and looks into it. The error says why it cannot be sent.
-async fn open(
-    path: &Path,
-    kind: ArchiveKind,
-    skipped: &[String],
-) -> Result<(Arc<FileSource>, Vec<String>), String> {
+async fn open(path: &Path, kind: ArchiveKind, skipped: &[String]) -> Result<Opened, String> {
     let (owned, skipped) = (path.to_owned(), skipped.to_vec());
     let looking = tokio::task::spawn_blocking(move || {
         let source = FileSource::open(&owned).map_err(|error| error.to_string())?;
         // After a power cut the file must still be what its upload was begun with. On a read-only disk it is.
         let _ = source.sync();
+        let fingerprint = source.fingerprint().map_err(|error| error.to_string())?;
         let doubts = look_into(&source, kind, &skipped).map_err(|error| error.to_string())?;
-        Ok((Arc::new(source), doubts))
+        if source.fingerprint().ok().as_ref() != Some(&fingerprint) {
+            return Err("it changed while it was looked into".to_owned());
+        }
+        Ok(Opened {
+            source: Arc::new(source),
+            fingerprint,
+            doubts,
+        })
     });
-    let opened = looking
+    looking
         .await
-        .unwrap_or_else(|_| Err("the program is ending".to_owned()));
-    opened.map_err(|error: String| {
-        format!(
-            "{}: {error}; it is not sent\n  is GitLab still writing it? is the disk full? its own output tells more",
-            path.display()
-        )
-    })
+        .unwrap_or_else(|_| Err("the program is ending".to_owned()))
 }

@@ -22,7 +22,7 @@ use crate::retry::{Patience, Pause, retry};
 use crate::settings::Section;
 
 pub use crate::destination::dropbox::api::{Entry, FileEntry};
-pub use crate::destination::dropbox::journal::{Unfinished, discard, unfinished};
+pub use crate::destination::dropbox::journal::{Header, Unfinished, discard, unfinished};
 pub use crate::destination::dropbox::upload::{Options, Transfer};
 
 /// The longest part of a file that is read at once, in bytes.
@@ -112,8 +112,10 @@ fn url(section: &mut Section<'_>, key: &str, default: &str) -> Option<Url> {
 pub struct Dropbox {
     name: String,
     http: Http,
-    /// For everything but the appends of an upload.
-    line: Line,
+    /// To the host that takes JSON.
+    api_line: Line,
+    /// To the host that takes files; the appends of an upload have lines of their own.
+    content_line: Line,
     auth: Auth,
     /// When the service asks to wait, everybody waits.
     pause: Pause,
@@ -127,11 +129,14 @@ impl Dropbox {
     /// `stall`: a connection that moves nothing for so long is given up. `hashers`: so many threads hash
     /// at a time.
     pub fn new(name: &str, settings: Settings, stall: Duration, hashers: usize) -> Dropbox {
-        let http = Http::new(stall);
+        // Plain HTTP goes to this very machine: never through a proxy.
+        let direct = settings.api_url.scheme() == "http" || settings.content_url.scheme() == "http";
+        let http = Http::new(stall, direct);
         let token_url = at(&settings.api_url, "/oauth2/token");
         Dropbox {
             name: name.to_owned(),
-            line: http.line(),
+            api_line: http.line(),
+            content_line: http.line(),
             http,
             auth: Auth::new(name, settings.credentials, token_url, stall),
             pause: Pause::default(),
@@ -144,7 +149,7 @@ impl Dropbox {
     /// Proves the credentials by obtaining an access token.
     pub async fn authenticate(&self, patience: &Patience) -> Result<(), Error> {
         retry(&self.pause, patience, async || {
-            self.auth.token(&self.line).await.map(drop)
+            self.auth.token(&self.api_line).await.map(drop)
         })
         .await
     }
@@ -161,6 +166,7 @@ impl Dropbox {
             )
             .await?
         {
+            Ok(value) if value.get(".tag").and_then(Value::as_str) == Some("deleted") => Ok(None),
             Ok(value) => {
                 let unknown = || {
                     Error::new(
@@ -258,10 +264,11 @@ impl Dropbox {
             url: at(&self.content_url, "/2/files/download"),
             headers: vec![argument_header(&json!({ "path": path })), (RANGE, range)],
             reply_wait: self.http.stall(),
+            empty_reply: false,
         };
         let answer = retry(&self.pause, patience, async || {
             let reply = self
-                .exchange(&self.line, &call, Payload::Bytes(Bytes::new()))
+                .exchange(&self.api_line, &call, Payload::Bytes(Bytes::new()))
                 .await?;
             match reply.status {
                 206 => Ok(Ok(reply.body)),
@@ -296,10 +303,11 @@ impl Dropbox {
             url: at(&self.api_url, &format!("/2/{endpoint}")),
             headers: vec![(CONTENT_TYPE, json)],
             reply_wait: self.http.stall(),
+            empty_reply: false,
         };
         let body = Bytes::from(argument.to_string());
         retry(&self.pause, patience, async || {
-            self.call(&self.line, &call, Payload::Bytes(body.clone()))
+            self.call(&self.api_line, &call, Payload::Bytes(body.clone()))
                 .await
         })
         .await
@@ -312,6 +320,9 @@ impl Dropbox {
     }
 
     fn understand(&self, call: &Call<'_>, reply: &Reply) -> Result<Answer, Error> {
+        if reply.status == 200 && reply.body.is_empty() && call.empty_reply {
+            return Ok(Ok(Value::Null));
+        }
         match api::read(call.action, reply) {
             Outcome::Answer(answer) => Ok(answer),
             Outcome::Failed(error) => Err(error.map_text(|text| self.auth.redact(text))),
@@ -328,13 +339,13 @@ impl Dropbox {
     /// that is no success comes without secrets.
     async fn exchange(&self, line: &Line, call: &Call<'_>, body: Payload) -> Result<Reply, Error> {
         let again = body.clone();
-        let token = self.auth.token(&self.line).await?;
+        let token = self.auth.token(&self.api_line).await?;
         let reply = line.send(call.action, call.request(&token, body)).await?;
         if reply.status != 401 || !matches!(api::read(call.action, &reply), Outcome::ExpiredToken) {
             return Ok(self.auth.redacted(reply));
         }
         self.auth.expired(&token).await;
-        let token = self.auth.token(&self.line).await?;
+        let token = self.auth.token(&self.api_line).await?;
         let reply = line.send(call.action, call.request(&token, again)).await?;
         Ok(self.auth.redacted(reply))
     }
@@ -346,6 +357,8 @@ struct Call<'a> {
     url: Url,
     headers: Vec<(HeaderName, HeaderValue)>,
     reply_wait: Duration,
+    /// Whether success may come without a word: documented as "no return values".
+    empty_reply: bool,
 }
 
 impl Call<'_> {
@@ -382,8 +395,13 @@ fn free_space(usage: &Value) -> Option<u64> {
         "individual" => Some(number(allocation, "allocated")?.saturating_sub(used)),
         "team" => {
             let team = number(allocation, "allocated")?.saturating_sub(number(allocation, "used")?);
-            let limit =
-                number(allocation, "user_within_team_space_allocated").filter(|limit| *limit > 0);
+            // Some teams are only warned of their members' limits.
+            let kind = allocation.pointer("/user_within_team_space_limit_type/.tag");
+            let hard = kind
+                .and_then(Value::as_str)
+                .is_none_or(|kind| kind == "stop_sync");
+            let limit = number(allocation, "user_within_team_space_allocated")
+                .filter(|limit| *limit > 0 && hard);
             let own = number(allocation, "user_within_team_space_used_cached").unwrap_or(used);
             Some(limit.map_or(team, |limit| team.min(limit.saturating_sub(own))))
         }

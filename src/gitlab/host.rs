@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::archive::ArchiveKind;
 use crate::settings::Section;
@@ -38,7 +38,7 @@ const USUAL_FOLDERS: &str =
     "/opt/gitlab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Variables that would change the backup behind the configuration's back.
-const STEERING: [&str; 7] = [
+const STEERING: [&str; 11] = [
     "SKIP",
     "STRATEGY",
     "BACKUP",
@@ -46,6 +46,10 @@ const STEERING: [&str; 7] = [
     "INCREMENTAL",
     "PREVIOUS_BACKUP",
     "DIRECTORY",
+    "REPOSITORIES_STORAGES",
+    "REPOSITORIES_PATHS",
+    "SKIP_REPOSITORIES_PATHS",
+    "REPOSITORIES_SERVER_SIDE",
 ];
 /// Variables that may hold a secret a child has no business with.
 const SECRET: [&str; 8] = [
@@ -243,13 +247,7 @@ pub async fn make_archive(
     let ended = match ended {
         Ok(status) => status.map_err(|error| format!("cannot be waited for: {error}")),
         Err(reason) => {
-            group.signal(Signal::TERM);
-            if timeout(LAST_WORDS, child.wait()).await.is_err() {
-                group.signal(Signal::KILL);
-                let _ = child.wait().await;
-            }
-            // What ignored the signal while its parent did not.
-            group.signal(Signal::KILL);
+            group.end(&mut child).await;
             Err(reason)
         }
     };
@@ -288,11 +286,30 @@ fn describe(status: ExitStatus) -> String {
 struct Group(Option<Pid>);
 
 impl Group {
+    /// Asks all of it to end, and makes what is still there after [`LAST_WORDS`].
+    async fn end(&self, child: &mut Child) {
+        self.signal(Signal::TERM);
+        let deadline = Instant::now() + LAST_WORDS;
+        while Instant::now() < deadline && (matches!(child.try_wait(), Ok(None)) || self.is_alive())
+        {
+            sleep(Duration::from_millis(50)).await;
+        }
+        self.signal(Signal::KILL);
+        // Not for ever: a process that waits for a dead disk cannot be ended.
+        let _ = timeout(LAST_WORDS, child.wait()).await;
+    }
+
     fn signal(&self, signal: Signal) {
         if let Some(pid) = self.0 {
             // It may have ended already.
             let _ = kill_process_group(pid, signal);
         }
+    }
+
+    /// Whether a process of it is left that has not ended.
+    fn is_alive(&self) -> bool {
+        self.0
+            .is_some_and(|pid| test_kill_process_group(pid).is_ok())
     }
 }
 

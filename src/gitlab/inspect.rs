@@ -12,7 +12,10 @@ use crate::source::Source;
 use crate::tar::{Member, Members, TarError};
 
 /// Of a member whose contents are looked at, this many bytes at most.
-const LONGEST_LOOK: u64 = 64 * 1024;
+const LONGEST_LOOK: u64 = 132 * 1024;
+
+/// What a zstd frame begins with.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// What SQL as `pg_dump` writes it begins with, behind white space.
 const SQL_BEGINS: [&str; 9] = [
@@ -180,14 +183,41 @@ fn begins_like_a_dump(mut contents: Contents<'_>) -> bool {
     let mut magic = [0; 4];
     let known = contents.read(&mut magic).unwrap_or(0);
     contents.offset = start;
-    let contents = contents.take(LONGEST_LOOK);
+    let mut contents = contents.take(LONGEST_LOOK);
     match &magic[..known] {
         [0x1f, 0x8b, ..] => begins_like_sql(flate2::read::GzDecoder::new(contents)),
-        [0x28, 0xb5, 0x2f, 0xfd] => {
-            ruzstd::decoding::StreamingDecoder::new(contents).is_ok_and(begins_like_sql)
+        magic if *magic == ZSTD_MAGIC => {
+            let mut frame = Vec::new();
+            // A shorter one is judged by what is there.
+            let _ = contents.read_to_end(&mut frame);
+            let block = first_block(&frame).unwrap_or_default();
+            ruzstd::decoding::StreamingDecoder::new(&block[..]).is_ok_and(begins_like_sql)
         }
         _ => begins_like_sql(contents),
     }
+}
+
+/// The first block of a zstd frame as a frame by itself (RFC 8878, section 3.1.1). From the whole frame
+/// nothing would come before its window is full, which may be of any size the frame likes.
+fn first_block(frame: &[u8]) -> Option<Vec<u8>> {
+    let descriptor = *frame.get(4)?;
+    let single_segment = descriptor & 0x20 != 0;
+    let content_size_len = [usize::from(single_segment), 2, 4, 8][usize::from(descriptor >> 6)];
+    let dictionary_len = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let header_len = 5 + usize::from(!single_segment) + dictionary_len + content_size_len;
+    let block = frame.get(header_len..)?;
+    let header = u32::from_le_bytes([*block.first()?, *block.get(1)?, *block.get(2)?, 0]);
+    let repeats_one_byte = header >> 1 & 3 == 1;
+    let len = if repeats_one_byte {
+        1
+    } else {
+        usize::try_from(header >> 3).ok()?
+    };
+    // No checksum, a window of 128 KiB as large as any block, and the block marked as the last.
+    let mut alone = ZSTD_MAGIC.to_vec();
+    alone.extend([0, 7 << 3, block[0] | 1]);
+    alone.extend(block.get(1..3 + len)?);
+    Some(alone)
 }
 
 fn begins_like_sql(contents: impl Read) -> bool {
@@ -273,12 +303,9 @@ mod tests {
         let information: (&str, &[u8]) = ("backup_information.yml", b":skipped: \n");
         let without_db: (&str, &[u8]) = ("backup_information.yml", b":skipped: registry,db\n");
         let good = gzip(DUMP);
-        // `zstd` of the same text, with a raw block.
-        let zstd = [
-            &[0x28, 0xb5, 0x2f, 0xfd, 0x20, 35, 0x19, 0x01, 0x00][..],
-            DUMP,
-        ]
-        .concat();
+        let much = DUMP.repeat(100_000);
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let zstd = ruzstd::encoding::compress_to_vec(&much[..], level);
         let (empty, junk) = (gzip(b""), gzip(b"pg_dump: error"));
         let data =
             |db: &[u8], name: &str| doubts(&[information, (name, db)], ArchiveKind::Data, &[]);
@@ -309,6 +336,24 @@ mod tests {
             ("db/ci_database.sql.gz", &empty),
         ];
         assert!(doubts(&two, ArchiveKind::Data, &[]).contains("db/ci_database.sql.gz does not"));
+    }
+
+    #[test]
+    fn the_first_block_is_taken_out_of_every_form_of_frame() {
+        let block = [&[0x19, 0x01, 0x00][..], DUMP].concat();
+        let alone = [&ZSTD_MAGIC[..], &[0, 7 << 3], &block].concat();
+        for header in [
+            &[0x20, 35][..],                                   // one segment, size in a byte
+            &[0x00, 0x88],                                     // a window of gigabytes, no size
+            &[0x40, 0x58, 1, 2],                               // size in two bytes
+            &[0xc3, 0x58, 1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 7, 8], // a dictionary, size in eight
+        ] {
+            let frame = [&ZSTD_MAGIC[..], header, &block].concat();
+            assert_eq!(first_block(&frame).as_ref(), Some(&alone), "{header:?}");
+            for cut in 0..frame.len() {
+                assert!(first_block(&frame[..cut]).is_none_or(|block| block.len() < alone.len()));
+            }
+        }
     }
 
     #[test]

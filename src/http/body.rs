@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -26,6 +26,8 @@ const SLICE_LEN: usize = 8 * 1024;
 #[derive(Debug, Default)]
 pub struct Meter {
     handed: AtomicU64,
+    received: AtomicU64,
+    abandoned: AtomicBool,
     failure: Mutex<Option<io::Error>>,
 }
 
@@ -38,6 +40,21 @@ impl Meter {
     /// Bytes handed to the connection so far.
     pub fn handed(&self) -> u64 {
         self.handed.load(Ordering::Relaxed)
+    }
+
+    /// So many more bytes of the reply have come.
+    pub fn received(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of the reply so far.
+    pub fn reply_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// The exchange is over: whatever has not been handed on by now need not be.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
     }
 
     /// The error of the source, if that is what broke the request.
@@ -177,6 +194,9 @@ impl Body for Streamed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if self.meter.abandoned.load(Ordering::Relaxed) {
+            return Poll::Ready(Some(Err(io::Error::other("the exchange is over"))));
+        }
         if self.piece.is_empty() {
             if self.unread.is_empty() {
                 return Poll::Ready(None);

@@ -34,7 +34,7 @@ impl Connection {
         reply_wait: Duration,
     ) -> String {
         let tick = (stall / 20).clamp(Duration::from_millis(20), Duration::from_secs(1));
-        let mut last = (0, None);
+        let mut last = (0, None, 0);
         let mut moved = Instant::now();
         let mut acknowledged = None;
         loop {
@@ -46,8 +46,12 @@ impl Connection {
             } else {
                 None
             };
-            if (handed, queued) != last {
-                last = (handed, queued);
+            let received = meter.reply_bytes();
+            if received != last.2 {
+                acknowledged = None;
+            }
+            if (handed, queued, received) != last {
+                last = (handed, queued, received);
                 moved = Instant::now();
             }
             let all_arrived = handed >= body_len && queued.is_none_or(|bytes| bytes == 0);

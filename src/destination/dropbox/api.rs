@@ -15,29 +15,34 @@ use crate::content_hash::Digest;
 use crate::error::{Error, ErrorKind};
 use crate::http::Reply;
 
-/// The rights the program needs, by Dropbox's names.
-pub const SCOPES: [&str; 3] = [
-    "files.content.write",
-    "files.metadata.read",
-    "files.content.read",
-];
+/// The rights a backup cannot be stored without, by Dropbox's names.
+pub const SCOPES: [&str; 2] = ["files.content.write", "files.metadata.read"];
+
+/// Stands for a refusal that the service words as a plain text.
+pub const DIFFERENT_DATA: &str = "different_data";
 
 /// What a call came back with: its value, or the refusal its endpoint documents.
 pub type Answer = Result<Value, Refusal>;
 
-/// A documented refusal (HTTP 409) that needs a decision and not a repetition.
+/// A documented refusal that needs a decision and not a repetition.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     /// The tags from the outside in: `path/conflict/file`.
     pub tags: String,
     /// For `incorrect_offset`: where the service wants to go on.
     pub correct_offset: Option<u64>,
+    /// Dropbox's name for the request, for its support.
+    request: String,
 }
 
 impl Refusal {
     /// As an error of a kind the caller decides.
     pub fn error(&self, kind: ErrorKind, action: &str) -> Error {
-        Error::new(kind, action, format!("Dropbox refused: {}", self.tags))
+        Error::new(
+            kind,
+            action,
+            format!("Dropbox refused: {}{}", self.tags, self.request),
+        )
     }
 }
 
@@ -121,41 +126,48 @@ pub fn header_argument(argument: &Value) -> String {
 pub fn read(action: &str, reply: &Reply) -> Outcome {
     let value = json(reply);
     let error = value.as_ref().and_then(|value| value.get("error"));
-    let failed = |kind, text: String| Error::new(kind, action, text + &request_id(&reply.headers));
-    let failed =
-        |kind, text: &str| failed(kind, format!("Dropbox answered {}: {text}", reply.status));
-    Outcome::Failed(match (reply.status, value.as_ref()) {
-        (200..=299, Some(_)) => return Outcome::Answer(Ok(value.unwrap_or_default())),
-        (200..=299, None) => failed(ErrorKind::Unavailable, "the reply is cut off or no JSON"),
-        (401, _) => match error.map(tags).as_deref() {
-            Some("expired_access_token") => return Outcome::ExpiredToken,
-            tags => unauthorized(
-                failed(ErrorKind::Unauthorized, tags.unwrap_or("no reason given")),
-                error,
-            ),
+    let tags = value.as_ref().map(reason).unwrap_or_default();
+    let request = request_id(&reply.headers);
+    let failed = |kind, text: &str| {
+        let what = format!("Dropbox answered {}: {text}{request}", reply.status);
+        Error::new(kind, action, what)
+    };
+    let refused = |tags: &str| {
+        let (tags, request) = (tags.to_owned(), request.clone());
+        let correct_offset = error.and_then(|error| find_number(error, "correct_offset"));
+        Outcome::Answer(Err(Refusal {
+            tags,
+            correct_offset,
+            request,
+        }))
+    };
+    let passes = |tag: &str| tag == "too_many_write_operations" || tag == "internal_error";
+    Outcome::Failed(match reply.status {
+        200..=299 => match value {
+            Some(value) => return Outcome::Answer(Ok(value)),
+            None => failed(ErrorKind::Unavailable, "the reply is cut off or no JSON"),
         },
-        (409, Some(_)) if error.is_some() => {
-            let error = error.unwrap_or(&Value::Null);
-            let tags = tags(error);
-            let correct_offset = find_number(error, "correct_offset");
-            if tags
-                .split('/')
-                .any(|tag| tag == "too_many_write_operations" || tag == "internal_error")
-            {
-                failed(ErrorKind::Unavailable, &tags)
+        401 if tags == "expired_access_token" => return Outcome::ExpiredToken,
+        401 => {
+            let reason = if tags.is_empty() {
+                "no reason given"
             } else {
-                return Outcome::Answer(Err(Refusal {
-                    tags,
-                    correct_offset,
-                }));
-            }
+                &tags
+            };
+            unauthorized(failed(ErrorKind::Unauthorized, reason), error)
         }
-        (429, _) => failed(
-            ErrorKind::RateLimited(asked_to_wait(reply, error)),
-            "too many requests",
-        ),
-        (400, _) => {
+        409 if tags.split('/').any(passes) => failed(ErrorKind::Unavailable, &tags),
+        409 if !tags.is_empty() => return refused(&tags),
+        429 => {
+            let wait = asked_to_wait(reply, error);
+            failed(ErrorKind::RateLimited(wait), "too many requests")
+        }
+        400 => {
             let text = excerpt(reply);
+            // The service's words for a piece that differs from the one it has.
+            if text.contains("Different data already uploaded") {
+                return refused(DIFFERENT_DATA);
+            }
             let error = failed(ErrorKind::Invalid, &text);
             if text.contains("scope") {
                 scope_hint(error)
@@ -163,16 +175,27 @@ pub fn read(action: &str, reply: &Reply) -> Outcome {
                 error
             }
         }
-        (403, _) => failed(
-            ErrorKind::Unauthorized,
-            &error.map_or_else(|| excerpt(reply), tags),
-        ),
+        403 if !tags.is_empty() => failed(ErrorKind::Unauthorized, &tags),
+        403 => failed(ErrorKind::Unauthorized, &excerpt(reply)),
         // Pages of a proxy or a captive portal on the way, and requests for another host.
-        (300..=399 | 407 | 408 | 421 | 500..=599, _) => {
-            failed(ErrorKind::Unavailable, &excerpt(reply))
-        }
+        300..=399 | 407 | 408 | 421 | 500..=599 => failed(ErrorKind::Unavailable, &excerpt(reply)),
         _ => failed(ErrorKind::Unexpected, &excerpt(reply)),
     })
+}
+
+/// Why a call was refused: the tags of `error`, or else the words of `error_summary`, which are the same
+/// and may end in some dots.
+fn reason(value: &Value) -> String {
+    let tags = value.get("error").map(tags).unwrap_or_default();
+    if !tags.is_empty() {
+        return tags;
+    }
+    let summary = value.get("error_summary").and_then(Value::as_str);
+    summary
+        .unwrap_or_default()
+        .trim_end_matches('.')
+        .trim_end_matches('/')
+        .to_owned()
 }
 
 /// The body as JSON, unless it says that it is something else.
@@ -343,6 +366,25 @@ mod tests {
         );
         let busy = r#"{"error": {".tag": "path", "path": {".tag": "too_many_write_operations"}}}"#;
         assert_eq!(failed(409, &[], busy).kind(), ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn a_summary_alone_tells_enough() {
+        let body = r#"{"error_summary": "path/not_found/.."}"#;
+        let Outcome::Answer(Err(refusal)) = read("x", &reply(409, &[], body)) else {
+            panic!("a refusal")
+        };
+        assert_eq!(refusal.tags, "path/not_found");
+        let expired = r#"{"error_summary": "expired_access_token/..."}"#;
+        assert!(matches!(
+            read("x", &reply(401, &[], expired)),
+            Outcome::ExpiredToken
+        ));
+        let body = "Error in call to API function: Different data already uploaded at offset 0";
+        assert!(matches!(
+            read("x", &reply(400, &[], body)),
+            Outcome::Answer(Err(_))
+        ));
     }
 
     #[test]

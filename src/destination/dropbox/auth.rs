@@ -174,24 +174,7 @@ impl Auth {
             })?,
             _ => return Err(self.refused(&action, &self.redacted(reply))),
         };
-        if let Some(granted) = &granted.scope {
-            let missing: Vec<_> = SCOPES
-                .iter()
-                .filter(|scope| !granted.split(' ').any(|has| has == **scope))
-                .copied()
-                .collect();
-            if !missing.is_empty() {
-                return Err(Error::new(
-                    ErrorKind::Unauthorized,
-                    action,
-                    format!("the refresh token lacks the right {}", missing.join(", ")),
-                )
-                .hint(format!(
-                    "tick it under Permissions in the Dropbox app console, submit, and {}",
-                    self.new_token_hint()
-                )));
-            }
-        }
+        self.check_rights(&action, granted.scope.as_deref().unwrap_or_default())?;
         if let Ok(mut secrets) = self.secrets.lock() {
             secrets.push(granted.access_token.clone());
         }
@@ -205,7 +188,7 @@ impl Auth {
                     )
                 })?;
         header.set_sensitive(true);
-        let lifetime = Duration::from_secs(granted.expires_in.unwrap_or(14_400));
+        let lifetime = Duration::from_secs(granted.expires_in.unwrap_or(14_400).min(86_400));
         tracing::debug!(
             "{}: new access token for {} s",
             self.name,
@@ -216,6 +199,27 @@ impl Auth {
             serial,
             renew_at: Instant::now() + lifetime - AHEAD.min(lifetime / 10),
         })
+    }
+
+    /// A reply may name the token's rights. Where it does, one that is missing is told before hours of work.
+    fn check_rights(&self, action: &str, granted: &str) -> Result<(), Error> {
+        let lacks = |scope: &&str| {
+            !granted.trim().is_empty() && !granted.split(' ').any(|has| has == *scope)
+        };
+        let missing: Vec<_> = SCOPES
+            .iter()
+            .filter(|scope| lacks(scope))
+            .copied()
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let what = format!("the refresh token lacks the right {}", missing.join(", "));
+        let hint = format!(
+            "tick it under Permissions in the Dropbox app console, submit, and {}",
+            self.new_token_hint()
+        );
+        Err(Error::new(ErrorKind::Unauthorized, action, what).hint(hint))
     }
 
     fn refresh_token(&self, action: &str) -> Result<SecretString, Error> {

@@ -21,7 +21,7 @@ use crate::content_hash::{BLOCK_LEN, Digest, combine};
 use crate::source::Fingerprint;
 use crate::state::{private_file, sync_folder};
 
-/// The format this program writes; a later one is not touched.
+/// The format this program writes.
 const FORMAT: u32 = 1;
 /// Sessions live for seven days; this is well before that.
 const LONGEST_LIFE: TimeDelta = TimeDelta::days(6);
@@ -30,7 +30,7 @@ const SYNC_EVERY: Duration = Duration::from_secs(10);
 /// How many chunks at the start are shorter.
 const RAMP: usize = 3;
 /// What the name of every journal ends in.
-const SUFFIX: &str = ".journal";
+const EXTENSION: &str = "journal";
 
 /// The first line: which upload this is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,7 +154,10 @@ pub fn unfinished(folder: &Path) -> io::Result<Vec<Unfinished>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.to_str().is_some_and(|name| name.ends_with(SUFFIX)) {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == EXTENSION)
+        {
             let content = Journal::load(&path)
                 .map(|(journal, _)| (journal.header.clone(), journal.acknowledged_bytes()));
             found.push(Unfinished { path, content });
@@ -167,7 +170,7 @@ pub fn unfinished(folder: &Path) -> io::Result<Vec<Unfinished>> {
 /// Where the journal of an upload lies.
 pub fn path_of(folder: &Path, destination: &str, stored_path: &str) -> PathBuf {
     let name = stored_path.rsplit('/').next().unwrap_or(stored_path);
-    folder.join(format!("{destination}.{name}{SUFFIX}"))
+    folder.join(format!("{destination}.{name}.{EXTENSION}"))
 }
 
 impl Journal {
@@ -341,7 +344,7 @@ impl Journal {
     }
 
     /// The upload is over, one way or the other.
-    pub fn remove(mut self) -> io::Result<()> {
+    pub fn remove(&mut self) -> io::Result<()> {
         self.file = None;
         discard(&self.path)
     }
@@ -426,7 +429,7 @@ mod tests {
                     assert_eq!(range.start % BLOCK_LEN, 0);
                     let chunk = range.end - range.start;
                     if number < plan.last() {
-                        assert!(chunk > 0 && chunk <= chunk_len && chunk % BLOCK_LEN == 0);
+                        assert!(chunk > 0 && chunk <= chunk_len && chunk.is_multiple_of(BLOCK_LEN));
                     } else {
                         assert!(chunk < BLOCK_LEN && range.end == len);
                     }

@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use super::journal::{self, Header, Journal};
 use super::{Call, Dropbox, argument_header, at};
 use crate::content_hash::{Digest, combine, hash_blocks};
-use crate::destination::dropbox::api::{Answer, Entry, Refusal};
+use crate::destination::dropbox::api::{DIFFERENT_DATA, Entry, Refusal};
 use crate::error::{Error, ErrorKind};
 use crate::http::{Bandwidth, Line, Payload, source_error};
 use crate::progress::Progress;
@@ -59,6 +59,8 @@ pub struct Transfer<'a> {
     pub dropbox: &'a Dropbox,
     /// What is sent.
     pub source: Arc<dyn Source>,
+    /// What it looked like when it was looked into: only these bytes are stored.
+    pub fingerprint: &'a Fingerprint,
     /// Where it lies on this machine, for the journal.
     pub source_path: &'a Path,
     /// Where it is stored.
@@ -94,35 +96,34 @@ impl Transfer<'_> {
     /// On an error what was acknowledged stays in the journal for the next run.
     pub async fn run(&self) -> Result<Digest, Error> {
         let patience = Patience::new(self.options.retry_for);
-        let fingerprint = self.fingerprint()?;
-        let mut resumed = self.resumable(&fingerprint);
+        self.unchanged()?;
+        let mut resumed = self.resumable();
         for _ in 0..LONGEST_SERIES {
             let journal = match resumed.take() {
                 Some(journal) => journal,
-                None => self.start(&fingerprint, &patience).await?,
+                None => self.start(&patience).await?,
             };
             self.progress.resumed(journal.acknowledged_bytes());
-            let journal = Mutex::new(journal);
-            let result = self.send(&journal, &fingerprint, &patience).await;
-            let journal = journal.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let journal = Arc::new(Mutex::new(journal));
+            let result = self.send(&journal, &patience).await;
             match result {
                 Ok(hash) => {
-                    self.note(journal.remove());
+                    self.note(lock(&journal).remove());
                     return Ok(hash);
                 }
                 Err(Halt::Failed(error)) => {
                     if error.kind() == ErrorKind::SourceChanged {
-                        self.note(journal.remove());
+                        self.note(lock(&journal).remove());
                         return Err(error);
                     }
-                    return Err(match journal.acknowledged_bytes() {
+                    return Err(match lock(&journal).acknowledged_bytes() {
                         0 => error,
                         _ => error.hint("what has arrived is kept, the next run goes on there"),
                     });
                 }
                 Err(Halt::Lost(reason)) => {
                     tracing::warn!("{}: {reason}; beginning anew", self.action("uploading to"));
-                    self.note(journal.remove());
+                    self.note(lock(&journal).remove());
                     self.progress.resumed(0);
                 }
             }
@@ -135,10 +136,10 @@ impl Transfer<'_> {
     }
 
     /// The journal of an earlier run, if its session can be continued with the same bytes.
-    fn resumable(&self, fingerprint: &Fingerprint) -> Option<Journal> {
+    fn resumable(&self) -> Option<Journal> {
         let journal = Journal::resume(&self.journal_path()?).ok()?;
         let header = journal.header();
-        let same = header.fingerprint == *fingerprint
+        let same = header.fingerprint == *self.fingerprint
             && header.path == self.path
             && header.destination == self.dropbox.name
             && header.len == self.source.len();
@@ -146,11 +147,7 @@ impl Transfer<'_> {
     }
 
     /// Begins a session and its journal.
-    async fn start(
-        &self,
-        fingerprint: &Fingerprint,
-        patience: &Patience,
-    ) -> Result<Journal, Error> {
+    async fn start(&self, patience: &Patience) -> Result<Journal, Error> {
         let action = self.action("starting an upload session for");
         let call = self.call(
             &action,
@@ -158,7 +155,12 @@ impl Transfer<'_> {
             &json!({ "session_type": "concurrent" }),
             self.dropbox.http.stall(),
         );
-        let answer = self.empty(&call, patience).await?;
+        let dropbox = self.dropbox;
+        let answer = retry(&dropbox.pause, patience, async || {
+            let body = Payload::Bytes(Bytes::new());
+            dropbox.call(&dropbox.content_line, &call, body).await
+        });
+        let answer = answer.await?;
         let value = answer.map_err(|refusal| refusal.error(ErrorKind::Unexpected, &action))?;
         let session = value
             .get("session_id")
@@ -170,7 +172,7 @@ impl Transfer<'_> {
             destination: self.dropbox.name.clone(),
             path: self.path.to_owned(),
             source: self.source_path.to_owned(),
-            fingerprint: fingerprint.clone(),
+            fingerprint: self.fingerprint.clone(),
             len: self.source.len(),
             chunk_len: self.options.chunk_len,
             session: session.to_owned(),
@@ -192,8 +194,7 @@ impl Transfer<'_> {
     /// Sends what is missing, closes, and finishes.
     async fn send(
         &self,
-        journal: &Mutex<Journal>,
-        fingerprint: &Fingerprint,
+        journal: &Arc<Mutex<Journal>>,
         patience: &Patience,
     ) -> Result<Digest, Halt> {
         let (plan, session) = {
@@ -209,11 +210,11 @@ impl Transfer<'_> {
             let len = range.end - range.start;
             let closing = number == plan.last();
             let blocks = self
-                .append(line, &session, range, closing, fingerprint, patience)
+                .append(line, &session, range, closing, patience)
                 .await?;
             patience.renew();
             self.progress.add(len);
-            self.note(lock(journal).acknowledge(number, blocks));
+            self.acknowledge(journal, number, blocks).await;
             Ok::<_, Halt>(())
         };
         let workers = (0..self.options.concurrency.min(missing.len())).map(async |_| {
@@ -224,16 +225,18 @@ impl Transfer<'_> {
             Ok::<_, Halt>(())
         });
         try_join_all(workers).await?;
-        // After it the session takes nothing any more: it must be the last.
+        // Once it is closed the session takes nothing any more: the closing chunk must be the last, and the
+        // journal must not lack another one by then.
+        self.note(lock(journal).sync());
         if !lock(journal).has(plan.last()) {
-            append(&self.dropbox.line, plan.last()).await?;
+            append(&self.dropbox.content_line, plan.last()).await?;
         }
         self.note(lock(journal).sync());
         let hash = lock(journal)
             .content_hash()
             .ok_or_else(|| Halt::Lost("a chunk is missing".to_owned()))?;
         self.finish(&session, hash, patience).await?;
-        self.unchanged(fingerprint)?;
+        self.unchanged()?;
         self.source.release(0..self.source.len());
         Ok(hash)
     }
@@ -245,7 +248,6 @@ impl Transfer<'_> {
         session: &str,
         range: Range<u64>,
         closing: bool,
-        fingerprint: &Fingerprint,
         patience: &Patience,
     ) -> Result<Vec<Digest>, Halt> {
         let action = format!(
@@ -255,7 +257,7 @@ impl Transfer<'_> {
             range.end
         );
         let blocks = self.hash(&action, range.clone()).await?;
-        self.unchanged(fingerprint)?;
+        self.unchanged()?;
         let argument = json!({
             "cursor": { "session_id": session, "offset": range.start },
             "close": closing,
@@ -268,26 +270,13 @@ impl Transfer<'_> {
             match self.dropbox.call(line, &call, body).await? {
                 Err(refusal) if refusal.tags == "content_hash_mismatch" => {
                     // Either the bytes were damaged on their way, or they are no longer the ones hashed.
-                    self.unchanged(fingerprint)?;
+                    self.unchanged()?;
                     Err(refusal.error(ErrorKind::Corrupt, &action))
                 }
                 answer => Ok(answer),
             }
         })
-        .await;
-        let answer = match answer {
-            // The service's words, in a plain 400, for a piece that differs from one it has.
-            Err(error)
-                if error
-                    .to_string()
-                    .contains("Different data already uploaded") =>
-            {
-                return Err(Halt::Lost(
-                    "the session holds other bytes than the file".to_owned(),
-                ));
-            }
-            answer => answer?,
-        };
+        .await?;
         match answer {
             Ok(_) => {}
             Err(Refusal {
@@ -296,6 +285,13 @@ impl Transfer<'_> {
             }) if offset == range.end => {}
             Err(refusal) if closing && refusal.tags == "closed" => {}
             Err(refusal) => match refusal.tags.as_str() {
+                DIFFERENT_DATA => {
+                    let why = "the session holds other bytes than the file";
+                    return Err(Halt::Lost(why.to_owned()));
+                }
+                tag if tag.starts_with("concurrent_session") || tag == "not_closed" => {
+                    return Err(Halt::Lost(format!("the session takes no chunk ({tag})")));
+                }
                 "not_found" => return Err(Halt::Lost("the upload session has expired".to_owned())),
                 "closed" => return Err(Halt::Lost("the upload session was closed".to_owned())),
                 "incorrect_offset" => {
@@ -304,9 +300,17 @@ impl Transfer<'_> {
                 _ => return Err(refusal.error(ErrorKind::Invalid, &action).into()),
             },
         }
-        self.unchanged(fingerprint)?;
+        self.unchanged()?;
         self.source.release(range);
         Ok(blocks)
+    }
+
+    /// Notes a chunk, in the blocking pool: an SD card may take seconds to bring it to the disk.
+    async fn acknowledge(&self, journal: &Arc<Mutex<Journal>>, number: usize, blocks: Vec<Digest>) {
+        let journal = journal.clone();
+        let noting =
+            tokio::task::spawn_blocking(move || lock(&journal).acknowledge(number, blocks));
+        self.note(noting.await.unwrap_or(Ok(())));
     }
 
     /// The digests of the blocks of a chunk; reading them brings it into the page cache.
@@ -332,7 +336,18 @@ impl Transfer<'_> {
             },
         });
         let call = self.call(&action, "finish", &argument, FINISH_WAIT);
-        match self.empty(&call, patience).await? {
+        let dropbox = self.dropbox;
+        let answer = retry(&dropbox.pause, patience, async || {
+            let body = Payload::Bytes(Bytes::new());
+            match dropbox.call(&dropbox.content_line, &call, body).await? {
+                Ok(stored) if Entry::parse(&stored).is_none() => {
+                    let what = "the reply does not describe the stored file";
+                    Err(Error::new(ErrorKind::Unavailable, &action, what))
+                }
+                answer => Ok(answer),
+            }
+        });
+        match answer.await? {
             Ok(stored) if self.is_stored(Entry::parse(&stored).as_ref(), hash) => Ok(()),
             // The reply does not name our hash: believe what lies there, and take away what is not ours.
             Ok(stored) => {
@@ -404,35 +419,21 @@ impl Transfer<'_> {
             url,
             headers: vec![argument_header(argument), octets],
             reply_wait,
+            empty_reply: route == "append_v2",
         }
-    }
-
-    /// Makes a call without a body, as often as it takes.
-    async fn empty(&self, call: &Call<'_>, patience: &Patience) -> Result<Answer, Error> {
-        let body = Payload::Bytes(Bytes::new());
-        let dropbox = self.dropbox;
-        retry(&dropbox.pause, patience, async || {
-            dropbox.call(&dropbox.line, call, body.clone()).await
-        })
-        .await
     }
 
     fn action(&self, what: &str) -> String {
         format!("{}: {what} {}", self.dropbox.name, self.path)
     }
 
-    fn fingerprint(&self) -> Result<Fingerprint, Error> {
-        let reading =
-            |error| source_error(&format!("reading {}", self.source_path.display()), &error);
-        self.source.fingerprint().map_err(reading)
-    }
-
-    /// Fails if the file is no longer the one whose upload was begun.
-    fn unchanged(&self, fingerprint: &Fingerprint) -> Result<(), Error> {
-        if self.fingerprint()? == *fingerprint {
+    /// Fails if the file is no longer the one that was looked into.
+    fn unchanged(&self) -> Result<(), Error> {
+        let action = format!("reading {}", self.source_path.display());
+        let now = self.source.fingerprint();
+        if now.map_err(|error| source_error(&action, &error))? == *self.fingerprint {
             return Ok(());
         }
-        let action = format!("reading {}", self.source_path.display());
         Err(Error::new(
             ErrorKind::SourceChanged,
             action,
