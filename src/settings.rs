@@ -3,9 +3,10 @@
 //! A part of the program asks a [`Section`] for the keys it knows; what nobody asked for is unknown.
 //! The environment beats a systemd credential beats the file. No message holds a secret's value.
 
+mod fault;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 
@@ -15,41 +16,14 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use crate::settings::fault::Place;
+
+pub use crate::settings::fault::Fault;
+
 /// What every environment variable that is a setting starts with.
 pub const ENV_PREFIX: &str = "GITLAB_PI_BACKUP_";
 /// The one variable with that prefix that is no setting.
 pub const ENV_CONFIG: &str = "GITLAB_PI_BACKUP_CONFIG";
-
-/// Something wrong with a setting.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    place: Place,
-    message: String,
-}
-
-/// Where a setting was given.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    /// A line of the file, counted from 1.
-    Line(usize),
-    /// An environment variable.
-    Variable(String),
-    /// A systemd credential.
-    Credential(String),
-    /// Nowhere: it is missing.
-    Nowhere,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Line(line) => write!(f, "line {line}: {}", self.message),
-            Place::Variable(name) => write!(f, "environment variable {name}: {}", self.message),
-            Place::Credential(name) => write!(f, "credential {name}: {}", self.message),
-            Place::Nowhere => f.write_str(&self.message),
-        }
-    }
-}
 
 /// A value and where it was given.
 struct Entry {
@@ -328,6 +302,17 @@ impl<'r> Section<'r> {
                 names.push(name.to_lowercase());
             }
         }
+        for (i, name) in names.iter().enumerate() {
+            if let Some(other) = names[..i]
+                .iter()
+                .find(|other| mangle(other) == mangle(name))
+            {
+                let (name, other) = (self.dotted(name), self.dotted(other));
+                let message =
+                    format!("`{other}` and `{name}` share their environment variables: rename one");
+                self.note(Place::Nowhere, message);
+            }
+        }
         names
             .into_iter()
             .map(|name| (name.clone(), self.section(&name)))
@@ -563,6 +548,16 @@ mod tests {
         );
         root.finish();
         assert_eq!(faults(reader), [""; 0]);
+    }
+
+    #[test]
+    fn names_that_one_variable_would_mean_are_a_fault() {
+        let mut reader = reader("[d.my-box]\n[d.my_box]\n", &[]);
+        let mut root = reader.root();
+        assert_eq!(root.section("d").sections().len(), 2);
+        root.finish();
+        let expected = "`d.my-box` and `d.my_box` share their environment variables: rename one";
+        assert_eq!(faults(reader), [expected]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ const FLOORS: [(u8, &[&str]); 4] = [
             "progress",
             "retry",
             "settings",
+            "settings/*",
             "source",
             "state",
             "stop",

@@ -41,14 +41,21 @@ impl Settings {
     pub fn read(name: &str, section: &mut Section<'_>) -> Option<Settings> {
         let app_key = section.require::<String>("app_key");
         let app_secret = section.secret("app_secret");
-        let refresh_token = section.secret("refresh_token");
-        let in_file = section.in_file("refresh_token");
+        let mut refresh_token = section.secret("refresh_token");
         let refresh_token_file = section.get("refresh_token_file");
-        if in_file && section.in_file("refresh_token_file") {
-            section.fault(
-                "refresh_token_file",
-                "give either this or `refresh_token`, not both",
-            );
+        match (
+            section.in_file("refresh_token"),
+            section.in_file("refresh_token_file"),
+        ) {
+            (true, true) => {
+                section.fault(
+                    "refresh_token_file",
+                    "give either this or `refresh_token`, not both",
+                );
+            }
+            // The environment names another place than the file.
+            (true, false) if refresh_token_file.is_some() => refresh_token = None,
+            _ => {}
         }
         // Where a later log-in writes it.
         let refresh_token_file = refresh_token_file

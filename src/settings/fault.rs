@@ -1,0 +1,36 @@
+//! What is wrong with a setting, and where it stands.
+
+use std::fmt;
+
+/// Something wrong with a setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where it stands.
+    pub(super) place: Place,
+    /// What is wrong, without any secret.
+    pub(super) message: String,
+}
+
+/// Where a setting was given.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// A line of the file, counted from 1.
+    Line(usize),
+    /// An environment variable.
+    Variable(String),
+    /// A systemd credential.
+    Credential(String),
+    /// Nowhere: it is missing.
+    Nowhere,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Line(line) => write!(f, "line {line}: {}", self.message),
+            Place::Variable(name) => write!(f, "environment variable {name}: {}", self.message),
+            Place::Credential(name) => write!(f, "credential {name}: {}", self.message),
+            Place::Nowhere => f.write_str(&self.message),
+        }
+    }
+}
