@@ -139,14 +139,18 @@ impl Http {
 /// ring, with `ChaCha20` offered first on ARM processors without AES instructions (every Raspberry Pi
 /// before the 5), where it is several times faster.
 fn crypto_provider() -> CryptoProvider {
-    #[allow(unused_mut, reason = "reordered on one architecture only")]
-    let mut provider = rustls::crypto::ring::default_provider();
+    let provider = rustls::crypto::ring::default_provider();
     #[cfg(target_arch = "aarch64")]
-    if !std::arch::is_aarch64_feature_detected!("aes") {
+    let provider = {
+        let mut provider = provider;
+        if !std::arch::is_aarch64_feature_detected!("aes") {
+            provider.cipher_suites.sort_by_key(|suite| {
+                // Stable: within the two groups the order stays.
+                !format!("{:?}", suite.suite()).contains("CHACHA20")
+            });
+        }
         provider
-            .cipher_suites
-            .sort_by_key(|suite| !format!("{:?}", suite.suite()).contains("CHACHA20"));
-    }
+    };
     provider
 }
 
