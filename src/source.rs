@@ -27,6 +27,12 @@ pub trait Source: Send + Sync {
     /// Fills `buf` from `offset`; short only at the end. Blocks: call it from the blocking pool.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
 
+    /// Like [`read_at`](Source::read_at), but only what is there without waiting for a disk; how much that
+    /// is. May be called from anywhere; 0 sends the caller to the blocking pool.
+    fn read_ready(&self, _offset: u64, _buf: &mut [u8]) -> usize {
+        0
+    }
+
     /// Tells the kernel that this part will not be read again soon. A hint.
     fn release(&self, range: Range<u64>);
 }

@@ -160,9 +160,14 @@ impl Streamed {
         let mut memory = free
             .and_then(|free| free.try_into_mut().ok())
             .unwrap_or_default();
+        memory.resize(len, 0);
+        // Hashing has just brought it into the page cache: mostly there is nothing to wait for.
+        if self.source.read_ready(self.unread.start, &mut memory) == len {
+            self.next = Some(memory.freeze());
+            return;
+        }
         let (source, offset) = (self.source.clone(), self.unread.start);
         self.reading = Some(tokio::task::spawn_blocking(move || {
-            memory.resize(len, 0);
             read_exact_at(&*source, offset, &mut memory)?;
             Ok(memory.freeze())
         }));
@@ -205,19 +210,18 @@ impl Body for Streamed {
                 if self.reading.is_none() {
                     self.read_ahead();
                 }
-                let Some(reading) = &mut self.reading else {
-                    return Poll::Ready(None);
-                };
-                let piece = ready!(Pin::new(reading).poll(context));
-                self.reading = None;
-                match piece.map_err(io::Error::other).flatten() {
-                    Ok(piece) => self.next = Some(piece),
-                    Err(error) => {
-                        let copy = io::Error::new(error.kind(), error.to_string());
-                        if let Ok(mut failure) = self.meter.failure.lock() {
-                            *failure = Some(error);
+                if let Some(reading) = &mut self.reading {
+                    let piece = ready!(Pin::new(reading).poll(context));
+                    self.reading = None;
+                    match piece.map_err(io::Error::other).flatten() {
+                        Ok(piece) => self.next = Some(piece),
+                        Err(error) => {
+                            let copy = io::Error::new(error.kind(), error.to_string());
+                            if let Ok(mut failure) = self.meter.failure.lock() {
+                                *failure = Some(error);
+                            }
+                            return Poll::Ready(Some(Err(copy)));
                         }
-                        return Poll::Ready(Some(Err(copy)));
                     }
                 }
             }
