@@ -16,6 +16,8 @@ use std::time::SystemTime;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+const DAY_SECONDS: u64 = 24 * 60 * 60;
+
 /// Which of GitLab's two backups an archive is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -101,6 +103,12 @@ impl ArchiveName {
         self.text
             .strip_suffix("_gitlab_backup.tar")
             .filter(|_| self.kind == ArchiveKind::Data)
+    }
+
+    /// The name of the data archive with this ID; none if it is no ID of GitLab's.
+    pub fn of_backup(id: &str) -> Option<ArchiveName> {
+        ArchiveName::parse(&format!("{id}_gitlab_backup.tar"))
+            .filter(|name| name.kind == ArchiveKind::Data)
     }
 
     /// The stamp as a time.
@@ -216,6 +224,23 @@ pub fn newest(archives: &[Archive], now: DateTime<Utc>) -> (Option<&Archive>, Op
     (latest(false), latest(true))
 }
 
+/// The config archive that belongs to a data archive when no manifest says so: the nearest in time within
+/// a day; of two equally near ones the earlier.
+pub fn belonging<'a, T>(
+    data: &ArchiveName,
+    configs: &'a [T],
+    name: impl Fn(&T) -> &ArchiveName,
+) -> Option<&'a T> {
+    let distance = |config: &&T| name(config).stamp.abs_diff(data.stamp);
+    configs
+        .iter()
+        .filter(|config| distance(config) <= DAY_SECONDS)
+        .min_by(|a, b| {
+            let by_distance = distance(a).cmp(&distance(b));
+            by_distance.then_with(|| name(a).age_order(name(b)))
+        })
+}
+
 /// The newest archive of `after` that was not in `before` with the same inode, size and mtime.
 pub fn made_since<'a>(before: &[Archive], after: &'a [Archive]) -> Option<&'a Archive> {
     after
@@ -324,6 +349,27 @@ mod tests {
         let (newest, future) = newest(&all, now);
         assert_eq!(newest.map(|a| a.name.as_str()), Some(all[1].name.as_str()));
         assert_eq!(future.map(|a| a.name.as_str()), Some(all[3].name.as_str()));
+    }
+
+    #[test]
+    fn the_nearest_config_archive_within_a_day_belongs_to_a_data_archive() {
+        let data =
+            ArchiveName::parse("1702758583_2023_12_16_16.5.1_gitlab_backup.tar").expect("a name");
+        let chosen = |offsets: &[i64]| {
+            let name = |offset: &i64| {
+                let stamp = data.stamp.checked_add_signed(*offset).expect("in range");
+                ArchiveName::parse(&format!("gitlab_config_{stamp}_2023_12_16.tar"))
+                    .expect("a name")
+            };
+            let configs: Vec<_> = offsets.iter().map(name).collect();
+            belonging(&data, &configs, |name| name)
+                .map(|name| i64::try_from(name.stamp).expect("small") - 1_702_758_583)
+        };
+        assert_eq!(chosen(&[-30, 20, 40]), Some(20));
+        assert_eq!(chosen(&[30, -30]), Some(-30));
+        assert_eq!(chosen(&[86_400]), Some(86_400));
+        assert_eq!(chosen(&[86_401, -86_401]), None);
+        assert_eq!(chosen(&[]), None);
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! One file per subcommand: build the parts from the configuration, call one operation, print its report.
+//! What they share at the start is in [`setup`].
 
 pub mod run;
+pub mod setup;
 
 use std::io::{self, Write};
 
+use serde::Serialize;
 use serde_json::json;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Global};
 
 /// What `main` ends the program with.
 pub type ExitStatus = u8;
@@ -24,6 +27,16 @@ pub fn run(cli: &Cli) -> ExitStatus {
         Command::Run(arguments) => run::run(&cli.global, arguments),
     };
     result.unwrap_or_else(|(status, message)| fail(json, Some(name), status, &message))
+}
+
+/// Prints a report: as the one JSON document, or as text unless only errors are wanted.
+pub fn tell(global: &Global, json: &impl Serialize, text: impl FnOnce() -> String) {
+    if global.json {
+        // A report holds nothing that cannot be written as JSON.
+        print(&(serde_json::to_string(json).unwrap_or_default() + "\n"));
+    } else if !global.quiet {
+        print(&text());
+    }
 }
 
 /// Tells of an error that kept a command from being carried out at all.

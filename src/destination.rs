@@ -1,17 +1,28 @@
 //! Places that keep archives.
 
 pub mod dropbox;
+pub mod fetch;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::archive::ArchiveKind;
-use crate::destination::dropbox::{Dropbox, Entry};
+use crate::content_hash::Digest;
+use crate::destination::dropbox::Dropbox;
 use crate::error::Error;
 use crate::retry::Patience;
 use crate::settings::Section;
+use crate::source::Source;
+
+pub use crate::destination::dropbox::{Entry, FileEntry};
+
+/// The longest part of a stored file that is read at once, in bytes.
+pub const LONGEST_RANGE: u64 = dropbox::LONGEST_RANGE;
+/// The largest file that is stored without an upload that can be resumed, in bytes.
+pub const LARGEST_SMALL_FILE: u64 = dropbox::LARGEST_SMALL_FILE;
 
 /// `[destinations.NAME]`.
 #[derive(Debug)]
@@ -21,6 +32,7 @@ pub struct Settings {
     kinds: Vec<ArchiveKind>,
     config_folder: String,
     data_folder: String,
+    manifest_folder: String,
     service: ServiceSettings,
 }
 
@@ -49,6 +61,7 @@ impl Settings {
         // Where the older Python script put them, so its users' backups are found.
         let config_folder = folder(section, "config_folder", "/Config");
         let data_folder = folder(section, "data_folder", "/Data");
+        let manifest_folder = folder(section, "manifest_folder", "/Manifests");
         let Some(service_type) = service_type else {
             section.pass_over();
             return None;
@@ -63,6 +76,7 @@ impl Settings {
             kinds,
             config_folder,
             data_folder,
+            manifest_folder,
             service,
         })
     }
@@ -101,6 +115,7 @@ pub struct Destination {
     kinds: Vec<ArchiveKind>,
     config_folder: String,
     data_folder: String,
+    manifest_folder: String,
     service: Service,
 }
 
@@ -124,6 +139,7 @@ impl Destination {
             kinds: settings.kinds,
             config_folder: settings.config_folder,
             data_folder: settings.data_folder,
+            manifest_folder: settings.manifest_folder,
             service,
         }
     }
@@ -131,6 +147,11 @@ impl Destination {
     /// Its name in the configuration.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The kinds it gets.
+    pub fn kinds(&self) -> &[ArchiveKind] {
+        &self.kinds
     }
 
     /// Whether it gets archives of this kind.
@@ -149,6 +170,11 @@ impl Destination {
     /// Where an archive is stored.
     pub fn path(&self, kind: ArchiveKind, name: &str) -> String {
         format!("{}/{name}", self.folder(kind))
+    }
+
+    /// The folder of manifests; empty for the root.
+    pub fn manifest_folder(&self) -> &str {
+        &self.manifest_folder
     }
 
     /// What it is, for what only one service can do.
@@ -174,6 +200,51 @@ impl Destination {
     pub async fn space(&self, patience: &Patience) -> Result<Option<u64>, Error> {
         match &self.service {
             Service::Dropbox(dropbox) => dropbox.space(patience).await,
+        }
+    }
+
+    /// Everything directly in a folder; none if there is no such folder.
+    pub async fn list(
+        &self,
+        folder: &str,
+        patience: &Patience,
+    ) -> Result<Option<Vec<Entry>>, Error> {
+        match &self.service {
+            Service::Dropbox(dropbox) => dropbox.list(folder, patience).await,
+        }
+    }
+
+    /// Reads a part of a file, at most [`LONGEST_RANGE`] bytes; shorter only at its end.
+    pub async fn read(
+        &self,
+        path: &str,
+        offset: u64,
+        len: u64,
+        patience: &Patience,
+    ) -> Result<Vec<u8>, Error> {
+        match &self.service {
+            Service::Dropbox(dropbox) => dropbox.read(path, offset, len, patience).await,
+        }
+    }
+
+    /// Stores a small file of at most [`LARGEST_SMALL_FILE`] bytes, whose content hash is `hash`, in the
+    /// place of whatever file has that path.
+    pub async fn put(
+        &self,
+        path: &str,
+        source: &Arc<dyn Source>,
+        hash: Digest,
+        patience: &Patience,
+    ) -> Result<FileEntry, Error> {
+        match &self.service {
+            Service::Dropbox(dropbox) => dropbox.put(path, source, hash, patience).await,
+        }
+    }
+
+    /// Deletes a file, but only if it still is the content that `rev` names; `false` if it is gone.
+    pub async fn delete(&self, path: &str, rev: &str, patience: &Patience) -> Result<bool, Error> {
+        match &self.service {
+            Service::Dropbox(dropbox) => dropbox.delete(path, rev, patience).await,
         }
     }
 }

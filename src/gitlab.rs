@@ -1,4 +1,5 @@
 //! GitLab on this machine: its commands, and what they make.
 
+pub mod contents;
 pub mod host;
 pub mod inspect;

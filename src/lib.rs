@@ -11,10 +11,11 @@
 //! [`commands`] one file per subcommand.
 //!
 //! Floor 3, operations (print nothing, return reports):
-//! [`backup`] the run · [`report`] what it did, and the exit status · [`history`] what earlier runs did.
+//! [`backup`] the run · [`report`] what it did, and the exit status · [`history`] what earlier runs did ·
+//! [`manifest`] what a stored backup consists of · [`catalog`] what is stored at a destination.
 //!
 //! Floor 2, the parts (siblings do not know each other):
-//! [`source::file`] a file that is sent · [`destination`] places that keep archives ·
+//! [`source::file`] a file that is sent · [`source::memory`] a few bytes that are · [`destination`] places that keep archives ·
 //! [`destination::dropbox`] Dropbox, with the transfer engine · [`gitlab`] GitLab's commands, and a look
 //! into what they make.
 //!
@@ -27,6 +28,7 @@
 
 pub mod archive;
 pub mod backup;
+pub mod catalog;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -37,6 +39,7 @@ pub mod gitlab;
 pub mod history;
 pub mod http;
 pub mod logging;
+pub mod manifest;
 pub mod progress;
 pub mod report;
 pub mod retry;

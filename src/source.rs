@@ -2,6 +2,7 @@
 //! resume after a power cut all rest on.
 
 pub mod file;
+pub mod memory;
 
 use std::fmt;
 use std::io;

@@ -134,12 +134,12 @@ pub fn append_line(path: &Path, line: &str) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Replaces a file whole: after a power cut it holds either the old or the new text.
-pub fn replace(path: &Path, text: &str) -> io::Result<()> {
+/// Replaces a file whole: after a power cut it holds either the old or the new bytes.
+pub fn replace(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file =
         private_file(OpenOptions::new().write(true).create(true).truncate(true)).open(&new)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(bytes.as_ref())?;
     file.sync_all()?;
     fs::rename(&new, path)?;
     path.parent().map_or(Ok(()), sync_folder)

@@ -38,7 +38,18 @@ const FLOORS: [(u8, &[&str]); 4] = [
             "gitlab/*",
         ],
     ),
-    (3, &["backup", "backup/*", "history", "report"]),
+    (
+        3,
+        &[
+            "backup",
+            "backup/*",
+            "catalog",
+            "catalog/*",
+            "history",
+            "manifest",
+            "report",
+        ],
+    ),
     (
         4,
         &["cli", "commands", "commands/*", "config", "logging", "main"],

@@ -2,16 +2,18 @@
 
 mod api;
 mod auth;
+mod files;
 mod journal;
 mod upload;
 
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Url;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RANGE};
-use serde_json::{Value, json};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::destination::dropbox::api::{Answer, Outcome};
@@ -22,11 +24,9 @@ use crate::retry::{Patience, Pause, retry};
 use crate::settings::Section;
 
 pub use crate::destination::dropbox::api::{Entry, FileEntry};
+pub use crate::destination::dropbox::files::{LARGEST_SMALL_FILE, LONGEST_RANGE};
 pub use crate::destination::dropbox::journal::{Header, Unfinished, discard, unfinished};
 pub use crate::destination::dropbox::upload::{Options, Transfer};
-
-/// The longest part of a file that is read at once, in bytes.
-pub const LONGEST_RANGE: u64 = 4 * 1024 * 1024;
 
 /// `[destinations.NAME]` with `type = "dropbox"`.
 #[derive(Debug)]
@@ -123,6 +123,8 @@ pub struct Dropbox {
     api_line: Line,
     /// To the host that takes files; the appends of an upload have lines of their own.
     content_line: Line,
+    /// To the same host, for reading; as many as there have been readers at a time.
+    idle_readers: Mutex<Vec<Line>>,
     auth: Auth,
     /// When the service asks to wait, everybody waits.
     pause: Pause,
@@ -144,6 +146,7 @@ impl Dropbox {
             name: name.to_owned(),
             api_line: http.line(),
             content_line: http.line(),
+            idle_readers: Mutex::default(),
             http,
             auth: Auth::new(name, settings.credentials, token_url, stall),
             pause: Pause::default(),
@@ -159,141 +162,6 @@ impl Dropbox {
             self.auth.token(&self.api_line).await.map(drop)
         })
         .await
-    }
-
-    /// What is at a path; none if nothing is.
-    pub async fn stat(&self, path: &str, patience: &Patience) -> Result<Option<Entry>, Error> {
-        let action = format!("{}: looking at {path}", self.name);
-        match self
-            .rpc(
-                &action,
-                "files/get_metadata",
-                &json!({ "path": path }),
-                patience,
-            )
-            .await?
-        {
-            Ok(value) if value.get(".tag").and_then(Value::as_str) == Some("deleted") => Ok(None),
-            Ok(value) => {
-                let unknown = || {
-                    Error::new(
-                        ErrorKind::Unexpected,
-                        &action,
-                        "neither a file nor a folder",
-                    )
-                };
-                Entry::parse(&value).map(Some).ok_or_else(unknown)
-            }
-            Err(refusal) if refusal.tags == "path/not_found" => Ok(None),
-            Err(refusal) => Err(refusal.error(ErrorKind::Invalid, &action)),
-        }
-    }
-
-    /// Everything directly in a folder; none if there is no such folder.
-    pub async fn list(
-        &self,
-        folder: &str,
-        patience: &Patience,
-    ) -> Result<Option<Vec<Entry>>, Error> {
-        let action = format!("{}: listing {folder}", self.name);
-        let (mut endpoint, mut argument) = (
-            "files/list_folder",
-            json!({ "path": folder, "limit": 1000 }),
-        );
-        let mut entries = Vec::new();
-        loop {
-            let page = match self.rpc(&action, endpoint, &argument, patience).await? {
-                Ok(page) => page,
-                Err(refusal) if refusal.tags == "path/not_found" => return Ok(None),
-                Err(refusal) if refusal.tags == "reset" => {
-                    entries.clear();
-                    (endpoint, argument) = (
-                        "files/list_folder",
-                        json!({ "path": folder, "limit": 1000 }),
-                    );
-                    continue;
-                }
-                Err(refusal) => return Err(refusal.error(ErrorKind::Invalid, &action)),
-            };
-            let found = page.get("entries").and_then(Value::as_array);
-            entries.extend(found.into_iter().flatten().filter_map(Entry::parse));
-            match (
-                page.get("has_more").and_then(Value::as_bool),
-                page.get("cursor"),
-            ) {
-                (Some(true), Some(cursor)) => {
-                    (endpoint, argument) =
-                        ("files/list_folder/continue", json!({ "cursor": cursor }));
-                }
-                _ => return Ok(Some(entries)),
-            }
-        }
-    }
-
-    /// Bytes that still fit; none if the account does not say.
-    pub async fn space(&self, patience: &Patience) -> Result<Option<u64>, Error> {
-        let action = format!("{}: asking for free space", self.name);
-        let answer = self
-            .rpc(&action, "users/get_space_usage", &Value::Null, patience)
-            .await?;
-        let usage = answer.map_err(|refusal| refusal.error(ErrorKind::Unexpected, &action))?;
-        Ok(free_space(&usage))
-    }
-
-    /// Deletes a file, but only if it still is the content that `rev` names; `false` if it is gone.
-    pub async fn delete(&self, path: &str, rev: &str, patience: &Patience) -> Result<bool, Error> {
-        let action = format!("{}: deleting {path}", self.name);
-        let argument = json!({ "path": path, "parent_rev": rev });
-        match self
-            .rpc(&action, "files/delete_v2", &argument, patience)
-            .await?
-        {
-            Ok(_) => Ok(true),
-            Err(refusal) if refusal.tags == "path_lookup/not_found" => Ok(false),
-            Err(refusal) => Err(refusal.error(ErrorKind::Invalid, &action)),
-        }
-    }
-
-    /// Reads a part of a file, at most [`LONGEST_RANGE`] bytes; shorter only at its end.
-    pub async fn read(
-        &self,
-        path: &str,
-        offset: u64,
-        len: u64,
-        patience: &Patience,
-    ) -> Result<Vec<u8>, Error> {
-        let action = format!("{}: reading {path} from byte {offset}", self.name);
-        let last = offset + len.min(LONGEST_RANGE).saturating_sub(1);
-        let range =
-            HeaderValue::from_str(&format!("bytes={offset}-{last}")).expect("digits make a header");
-        let call = Call {
-            action: &action,
-            url: at(&self.content_url, "/2/files/download"),
-            headers: vec![argument_header(&json!({ "path": path })), (RANGE, range)],
-            reply_wait: self.http.stall(),
-            empty_reply: false,
-        };
-        let answer = retry(&self.pause, patience, async || {
-            let reply = self
-                .exchange(&self.api_line, &call, Payload::Bytes(Bytes::new()))
-                .await?;
-            match reply.status {
-                206 => Ok(Ok(reply.body)),
-                // A range that starts behind the end.
-                416 => Ok(Ok(Vec::new())),
-                _ => match self.understand(&call, &reply)? {
-                    Ok(_) => Err(Error::new(
-                        ErrorKind::Unexpected,
-                        &action,
-                        "the whole file instead of a part",
-                    )),
-                    Err(refusal) => Ok(Err(refusal)),
-                },
-            }
-        });
-        answer
-            .await?
-            .map_err(|refusal| refusal.error(ErrorKind::NotFound, &action))
     }
 
     /// A call with JSON in and out.
@@ -391,50 +259,4 @@ fn at(base: &Url, path: &str) -> Url {
     let mut url = base.clone();
     url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
     url
-}
-
-/// What an account or a member of a team may still store.
-fn free_space(usage: &Value) -> Option<u64> {
-    let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64);
-    let used = number(usage, "used")?;
-    let allocation = usage.get("allocation")?;
-    match allocation.get(".tag").and_then(Value::as_str)? {
-        "individual" => Some(number(allocation, "allocated")?.saturating_sub(used)),
-        "team" => {
-            let team = number(allocation, "allocated")?.saturating_sub(number(allocation, "used")?);
-            // Some teams are only warned of their members' limits.
-            let kind = allocation.pointer("/user_within_team_space_limit_type/.tag");
-            let hard = kind
-                .and_then(Value::as_str)
-                .is_none_or(|kind| kind == "stop_sync");
-            let limit = number(allocation, "user_within_team_space_allocated")
-                .filter(|limit| *limit > 0 && hard);
-            let own = number(allocation, "user_within_team_space_used_cached").unwrap_or(used);
-            Some(limit.map_or(team, |limit| team.min(limit.saturating_sub(own))))
-        }
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn free_space_of_a_person_and_of_a_team_member() {
-        let person = json!({ "used": 10, "allocation": { ".tag": "individual", "allocated": 15 } });
-        assert_eq!(free_space(&person), Some(5));
-        let over = json!({ "used": 20, "allocation": { ".tag": "individual", "allocated": 15 } });
-        assert_eq!(free_space(&over), Some(0));
-        let member = json!({ "used": 7, "allocation": { ".tag": "team", "allocated": 100, "used": 50,
-            "user_within_team_space_allocated": 9, "user_within_team_space_used_cached": 7 } });
-        assert_eq!(free_space(&member), Some(2));
-        let unlimited = json!({ "used": 7, "allocation": { ".tag": "team", "allocated": 100, "used": 50,
-            "user_within_team_space_allocated": 0 } });
-        assert_eq!(free_space(&unlimited), Some(50));
-        assert_eq!(
-            free_space(&json!({ "used": 7, "allocation": { ".tag": "other" } })),
-            None
-        );
-    }
 }

@@ -1,0 +1,151 @@
+//! What the commands that work with destinations start from: the configuration, made into parts.
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::{ExitStatus, LOCKED, USAGE};
+use crate::cli::Global;
+use crate::config::{self, Config};
+use crate::destination::Destination;
+use crate::destination::dropbox::Options;
+use crate::gitlab::host;
+use crate::progress::Show;
+use crate::state::{LockError, RunLock, StateDir};
+use crate::stop::Stop;
+
+/// Why a command did not come about: an exit status, and a message that the caller tells.
+pub type Failure = (ExitStatus, String);
+
+/// The parts that the configuration describes.
+pub struct Setup {
+    /// `[gitlab]`.
+    pub gitlab: host::Settings,
+    /// All configured destinations.
+    pub destinations: Vec<Destination>,
+    /// The names of those that take part.
+    pub selected: Vec<String>,
+    /// How archives are sent and fetched.
+    pub upload: Options,
+    /// Lock, journals, history, cache.
+    pub state: StateDir,
+    /// Who is told how far something is.
+    pub show: Show,
+    /// Whether the program has been asked to stop.
+    pub stop: Stop,
+}
+
+impl Setup {
+    /// Reads the configuration and checks that it knows the destinations that are `given`.
+    pub fn load(global: &Global, given: &[String]) -> Result<(Config, Vec<String>), Failure> {
+        let path = config::path(global.config.clone());
+        let config = config::load(&path).map_err(|message| (USAGE, message))?;
+        let selected = select(&config, given).map_err(|message| (USAGE, message))?;
+        Ok((config, selected))
+    }
+
+    /// Makes the parts, and carries `operation` out with them on the one I/O thread.
+    pub fn carry_out<T>(
+        global: &Global,
+        (config, selected): (Config, Vec<String>),
+        operation: impl AsyncFnOnce(Setup) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            // Hashing takes a processor each, reading a disk; more threads would only take memory.
+            .max_blocking_threads(processors + 2)
+            .thread_keep_alive(Duration::from_mins(1))
+            .build()
+            .context("starting the I/O thread")
+            .map_err(|error| host_failure(&error))?;
+        let result = runtime.block_on(async {
+            let stop = Stop::listen()
+                .context("listening for signals")
+                .map_err(|error| host_failure(&error))?;
+            let stall = config.upload.stall_timeout;
+            let settings = config.destinations.into_iter();
+            let destinations =
+                settings.map(|settings| Destination::new(settings, stall, processors));
+            let setup = Setup {
+                gitlab: config.gitlab,
+                destinations: destinations.collect(),
+                selected,
+                upload: config.upload.options,
+                state: StateDir::new(&config.state_dir),
+                show: show(global),
+                stop,
+            };
+            operation(setup).await
+        });
+        // A read that hangs on a dead disk must not keep the program from ending.
+        runtime.shutdown_timeout(Duration::from_millis(200));
+        result
+    }
+
+    /// The destinations that take part.
+    pub fn taking_part(&self) -> impl Iterator<Item = &Destination> {
+        let selected = |destination: &&Destination| {
+            self.selected.iter().any(|name| name == destination.name())
+        };
+        self.destinations.iter().filter(selected)
+    }
+
+    /// Takes the lock that keeps runs apart, waiting for it as long as `wait` says.
+    pub async fn lock(&self, wait: Duration) -> Result<RunLock, Failure> {
+        let state = &self.state;
+        let locked = tokio::select! {
+            locked = state.lock(wait) => locked,
+            signal = self.stop.requested() => {
+                let message = format!("stopped by {} while waiting for the lock", signal.name());
+                return Err((signal.exit_status(), message));
+            }
+        };
+        locked.map_err(|error| match error {
+            LockError::Held(message) => {
+                let hint = "wait for it to end, or let this one wait with --wait 30m";
+                (LOCKED, format!("{message}\n  {hint}"))
+            }
+            LockError::Unusable(error) => {
+                let folder = state.path().display();
+                let hint = "run as root, or set `state_dir` to a folder you may write";
+                (
+                    1,
+                    format!("using the state folder {folder}: {error}\n  {hint}"),
+                )
+            }
+        })
+    }
+}
+
+/// What the machine does not let us do.
+fn host_failure(error: &anyhow::Error) -> Failure {
+    (1, format!("{error:#}"))
+}
+
+/// The names that take part: those given, or all.
+fn select(config: &Config, given: &[String]) -> Result<Vec<String>, String> {
+    let known: Vec<_> = config
+        .destinations
+        .iter()
+        .map(|settings| settings.name.clone())
+        .collect();
+    match given.iter().find(|name| !known.contains(name)) {
+        Some(unknown) => Err(format!(
+            "no destination is named `{unknown}`\n  the configuration knows: {}",
+            known.join(", ")
+        )),
+        None if given.is_empty() => Ok(known),
+        None => Ok(given.to_vec()),
+    }
+}
+
+fn show(global: &Global) -> Show {
+    let terminal = io::stderr().is_terminal();
+    match (terminal, global.no_progress || global.quiet) {
+        (true, false) => Show::Bar,
+        (true, true) => Show::Nothing,
+        (false, _) => Show::Log,
+    }
+}
