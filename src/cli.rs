@@ -69,6 +69,10 @@ pub enum LogFormat {
 pub enum Command {
     /// Make the GitLab backups and bring them to every destination
     Run(RunArgs),
+    /// Show all backups, on this machine and at the destinations
+    List(ListArgs),
+    /// Check that every stored archive is there, of the right size and hash, by metadata alone
+    Verify(VerifyArgs),
 }
 
 impl Command {
@@ -76,6 +80,8 @@ impl Command {
     pub fn name(&self) -> &'static str {
         match self {
             Command::Run(_) => "run",
+            Command::List(_) => "list",
+            Command::Verify(_) => "verify",
         }
     }
 }
@@ -98,6 +104,28 @@ pub struct RunArgs {
     /// Wait so long for another run to end, e.g. 30m
     #[arg(long, value_name = "DURATION")]
     pub wait: Option<Span>,
+}
+
+/// Options of `list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only what is on this machine; asks no destination
+    #[arg(long, conflicts_with = "destination")]
+    pub local: bool,
+    /// Only what is at this destination (may be given several times)
+    #[arg(long, value_name = "NAME")]
+    pub destination: Vec<String>,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A backup ID, or `latest` for the newest complete backup [default: all]
+    #[arg(value_name = "BACKUP")]
+    pub backup: Option<String>,
+    /// Only what is at this destination (may be given several times)
+    #[arg(long, value_name = "NAME")]
+    pub destination: Vec<String>,
 }
 
 fn kind(text: &str) -> Result<ArchiveKind, String> {

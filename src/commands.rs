@@ -1,8 +1,10 @@
 //! One file per subcommand: build the parts from the configuration, call one operation, print its report.
 //! What they share at the start is in [`setup`].
 
+pub mod list;
 pub mod run;
 pub mod setup;
+pub mod verify;
 
 use std::io::{self, Write};
 
@@ -25,6 +27,8 @@ pub fn run(cli: &Cli) -> ExitStatus {
     let json = cli.global.json;
     let result = match &cli.command {
         Command::Run(arguments) => run::run(&cli.global, arguments),
+        Command::List(arguments) => list::run(&cli.global, arguments),
+        Command::Verify(arguments) => verify::run(&cli.global, arguments),
     };
     result.unwrap_or_else(|(status, message)| fail(json, Some(name), status, &message))
 }

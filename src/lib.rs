@@ -12,7 +12,8 @@
 //!
 //! Floor 3, operations (print nothing, return reports):
 //! [`backup`] the run · [`report`] what it did, and the exit status · [`history`] what earlier runs did ·
-//! [`manifest`] what a stored backup consists of · [`catalog`] what is stored at a destination.
+//! [`manifest`] what a stored backup consists of · [`catalog`] what is stored at a destination ·
+//! [`listing`] it as a table · [`verify`] it against the manifests.
 //!
 //! Floor 2, the parts (siblings do not know each other):
 //! [`source::file`] a file that is sent · [`source::memory`] a few bytes that are · [`destination`] places that keep archives ·
@@ -38,6 +39,7 @@ pub mod error;
 pub mod gitlab;
 pub mod history;
 pub mod http;
+pub mod listing;
 pub mod logging;
 pub mod manifest;
 pub mod progress;
@@ -49,3 +51,4 @@ pub mod state;
 pub mod stop;
 pub mod tar;
 pub mod units;
+pub mod verify;

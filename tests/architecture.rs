@@ -46,8 +46,10 @@ const FLOORS: [(u8, &[&str]); 4] = [
             "catalog",
             "catalog/*",
             "history",
+            "listing",
             "manifest",
             "report",
+            "verify",
         ],
     ),
     (

@@ -1,0 +1,123 @@
+//! `list`
+
+use std::fmt::Write as _;
+use std::io;
+
+use chrono::Utc;
+use serde::Serialize;
+
+use super::setup::{Failure, Setup};
+use super::{ExitStatus, tell};
+use crate::archive::{Archive, ArchiveKind, find_archives};
+use crate::catalog::Catalog;
+use crate::cli::{Global, ListArgs};
+use crate::listing::{self, Row};
+use crate::report::Status;
+
+/// What `--json` shows.
+#[derive(Serialize)]
+struct Listing {
+    command: &'static str,
+    status: Status,
+    backups: Vec<Row>,
+    unknown: Vec<Unknown>,
+    error: Option<String>,
+}
+
+/// A file in one of our folders that belongs to no backup.
+#[derive(Serialize)]
+struct Unknown {
+    destination: String,
+    path: String,
+    size: u64,
+}
+
+/// Shows all backups.
+pub fn run(global: &Global, arguments: &ListArgs) -> Result<ExitStatus, Failure> {
+    let loaded = Setup::load(global, &arguments.destination)?;
+    let listing = Setup::carry_out(global, loaded, async |setup| {
+        Ok(list(&setup, arguments).await)
+    })?;
+    let text = || {
+        let mut text = listing::text(&listing.backups, Utc::now());
+        for file in &listing.unknown {
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "{}:{} belongs to no backup",
+                file.destination, file.path
+            );
+        }
+        text
+    };
+    tell(global, &listing, text);
+    Ok(match listing.status {
+        Status::Ok | Status::DryRun => 0,
+        Status::Partial => 3,
+        Status::Failed => 1,
+    })
+}
+
+async fn list(setup: &Setup, arguments: &ListArgs) -> Listing {
+    let mut catalogs = Vec::new();
+    let mut errors = Vec::new();
+    let asked = setup.taking_part().filter(|_| !arguments.local);
+    for destination in asked {
+        let patience = setup.short_patience();
+        tokio::select! {
+            read = Catalog::read(destination, &setup.state, &patience) => match read {
+                Ok(catalog) => catalogs.push(catalog),
+                Err(error) => {
+                    tracing::error!("{error}");
+                    errors.push(error.to_string());
+                }
+            },
+            signal = setup.stop.requested() => {
+                errors.push(format!("stopped by {}", signal.name()));
+                break;
+            }
+        }
+    }
+    let mut backups = listing::rows(&catalogs);
+    if arguments.destination.is_empty() {
+        backups.extend(listing::local_rows(
+            &local(setup, ArchiveKind::Data),
+            &local(setup, ArchiveKind::Config),
+        ));
+        listing::sort(&mut backups);
+    }
+    let unknown = catalogs.iter().flat_map(|catalog| {
+        let files = catalog.spare_configs.iter().chain(&catalog.unknown);
+        files.map(|file| Unknown {
+            destination: catalog.destination.clone(),
+            path: file.path.clone(),
+            size: file.size,
+        })
+    });
+    let unknown = unknown.collect();
+    Listing {
+        command: "list",
+        status: match (errors.is_empty(), catalogs.is_empty()) {
+            (true, _) => Status::Ok,
+            (false, false) => Status::Partial,
+            (false, true) => Status::Failed,
+        },
+        backups,
+        unknown,
+        error: errors.into_iter().next(),
+    }
+}
+
+/// The archives of a kind on this machine; on one without GitLab there are none.
+pub fn local(setup: &Setup, kind: ArchiveKind) -> Vec<Archive> {
+    let folder = setup.gitlab.folder(kind);
+    find_archives(folder, kind).unwrap_or_else(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            tracing::warn!(
+                "looking for {kind} archives in {}: {error}",
+                folder.display()
+            );
+        }
+        Vec::new()
+    })
+}

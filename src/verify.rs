@@ -1,0 +1,214 @@
+//! Is every stored archive there, of the right size and hash? By metadata alone: it costs requests, not
+//! bandwidth.
+//!
+//! A backup of another program has no manifest to compare with. What can be known of it is compared: what
+//! earlier runs of this program stored under the same name, and the archive of the same name on this machine.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::archive::{Archive, ArchiveKind};
+use crate::catalog::{Catalog, FileStatus, StoredArchive, StoredBackup, hash_of, remember};
+use crate::content_hash::Digest;
+use crate::destination::Destination;
+use crate::error::Error;
+use crate::manifest::Proof;
+use crate::retry::Patience;
+use crate::source::Source;
+use crate::source::memory::MemorySource;
+use crate::state::StateDir;
+
+/// One stored archive, or a file nobody knows.
+#[derive(Debug, Serialize)]
+pub struct VerifiedFile {
+    /// The destination's name.
+    pub destination: String,
+    /// The backup it belongs to.
+    pub backup_id: Option<String>,
+    /// Where it is, or should be.
+    pub path: String,
+    /// How it compares.
+    pub status: FileStatus,
+    /// What is wrong, or what is not known.
+    pub detail: Option<String>,
+}
+
+/// What this machine knows about archives it has a name for.
+#[derive(Default)]
+pub struct Known {
+    /// Archives that lie here.
+    pub local: Vec<Archive>,
+    /// Runs of the history.
+    pub runs: Vec<Value>,
+}
+
+/// Compares the backups of a catalogue, or the one with this ID, with their manifests.
+pub fn compare(catalog: &Catalog, id: Option<&str>, known: &Known) -> Vec<VerifiedFile> {
+    let mut files = Vec::new();
+    let chosen = catalog
+        .backups
+        .iter()
+        .filter(|backup| id.is_none_or(|id| backup.id == id));
+    for backup in chosen {
+        let row = |path: &str, status, detail: Option<String>| VerifiedFile {
+            destination: catalog.destination.clone(),
+            backup_id: Some(backup.id.clone()),
+            path: path.to_owned(),
+            status,
+            detail,
+        };
+        for kind in ArchiveKind::ALL {
+            let lack = backup
+                .missing
+                .iter()
+                .find(|missing| missing.what == kind.as_str());
+            match (backup.archive(kind), lack) {
+                (Some(archive), lack) => {
+                    let mut status = archive.status();
+                    let mut detail = lack.map(|lack| lack.why.clone());
+                    if archive.expected.is_none() {
+                        (status, detail) = compare_unmanaged(catalog, archive, known);
+                    }
+                    files.push(row(&archive.path, status, detail));
+                }
+                (None, Some(lack)) => {
+                    files.push(row(
+                        &format!("({kind} archive)"),
+                        FileStatus::Missing,
+                        Some(lack.why.clone()),
+                    ));
+                }
+                (None, None) => {}
+            }
+        }
+        if let Some(Err(why)) = &backup.manifest {
+            let path = backup
+                .own_files
+                .first()
+                .map_or("", |file| file.path.as_str());
+            files.push(row(
+                path,
+                FileStatus::Hash,
+                Some(format!("the manifest cannot be used: {why}")),
+            ));
+        }
+    }
+    if id.is_none() {
+        let spare = catalog
+            .spare_configs
+            .iter()
+            .map(|file| (file, "belongs to no backup"));
+        let unknown = catalog
+            .unknown
+            .iter()
+            .map(|file| (file, "not a file of this program"));
+        files.extend(spare.chain(unknown).map(|(file, why)| VerifiedFile {
+            destination: catalog.destination.clone(),
+            backup_id: None,
+            path: file.path.clone(),
+            status: FileStatus::Stray,
+            detail: Some(why.to_owned()),
+        }));
+    }
+    files
+}
+
+/// Without a manifest: against what else is known of this name.
+fn compare_unmanaged(
+    catalog: &Catalog,
+    archive: &StoredArchive,
+    known: &Known,
+) -> (FileStatus, Option<String>) {
+    let Some(found) = &archive.found else {
+        return (FileStatus::Missing, None);
+    };
+    let here = known.local.iter().find(|local| local.name == archive.name);
+    if let Some(here) = here.filter(|here| here.size != found.size) {
+        let detail = format!("{} has another size", here.path.display());
+        return (FileStatus::Size, Some(detail));
+    }
+    let stored = stored_hash(&known.runs, &catalog.destination, &archive.path);
+    match (stored, found.content_hash) {
+        (Some(stored), Some(hash)) if stored != hash => {
+            let detail = "a run of this machine stored another content".to_owned();
+            (FileStatus::Hash, Some(detail))
+        }
+        (Some(_), Some(_)) => (FileStatus::Ok, None),
+        _ => {
+            let detail = "no manifest: that it is there is all that is known";
+            (FileStatus::Ok, Some(detail.to_owned()))
+        }
+    }
+}
+
+/// The hash with which a run of this machine last stored a path.
+fn stored_hash(runs: &[Value], destination: &str, path: &str) -> Option<Digest> {
+    let uploads = runs.iter().rev().flat_map(|run| {
+        let archives = run.get("archives").and_then(Value::as_array);
+        let uploads = archives
+            .into_iter()
+            .flatten()
+            .filter_map(|archive| archive.get("uploads")?.as_array());
+        uploads.flatten().collect::<Vec<_>>()
+    });
+    let text =
+        |upload: &Value, key: &str| upload.get(key).and_then(Value::as_str).map(str::to_owned);
+    uploads
+        .filter(|upload| text(upload, "destination").as_deref() == Some(destination))
+        .filter(|upload| text(upload, "path").as_deref() == Some(path))
+        .find_map(|upload| Digest::parse(&text(upload, "content_hash")?))
+}
+
+/// Whether nothing is wrong with any of these files; a stray one harms nobody.
+pub fn is_whole(files: &[VerifiedFile]) -> bool {
+    files
+        .iter()
+        .all(|file| matches!(file.status, FileStatus::Ok | FileStatus::Stray))
+}
+
+/// Stores beside a backup that something was proved of it.
+pub async fn note_proof(
+    destination: &Destination,
+    backup: &StoredBackup,
+    state: &StateDir,
+    patience: &Patience,
+    change: impl FnOnce(&mut Proof),
+) -> Result<(), Error> {
+    let mut proof = backup.proof.clone();
+    change(&mut proof);
+    let bytes = proof.to_json();
+    let path = format!("{}/{}.proof.json", destination.manifest_folder(), backup.id);
+    let hash = hash_of(&bytes);
+    let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes.clone()));
+    destination.put(&path, &source, hash, patience).await?;
+    remember(state, &bytes);
+    Ok(())
+}
+
+/// Notes in the proofs of these backups that their sizes and hashes are right now.
+pub async fn note_verified(
+    destination: &Destination,
+    catalog: &Catalog,
+    id: Option<&str>,
+    state: &StateDir,
+    patience: &Patience,
+    now: DateTime<Utc>,
+) {
+    let chosen = catalog
+        .backups
+        .iter()
+        .filter(|backup| id.is_none_or(|id| backup.id == id));
+    for backup in chosen.filter(|backup| backup.missing.is_empty()) {
+        let noted = note_proof(destination, backup, state, patience, |proof| {
+            proof.verified_at = Some(now);
+        });
+        if let Err(error) = noted.await {
+            // The rest would fail as well, and the answer is not worth less for it.
+            tracing::warn!("{error}\n  that it was verified now is not remembered there");
+            return;
+        }
+    }
+}
