@@ -2,4 +2,5 @@
 
 pub mod contents;
 pub mod host;
+pub mod information;
 pub mod inspect;

@@ -325,14 +325,14 @@ async fn open(path: &Path, kind: ArchiveKind, skipped: &[String]) -> Result<Open
         // After a power cut the file must still be what its upload was begun with. On a read-only disk it is.
         let _ = source.sync();
         let fingerprint = source.fingerprint().map_err(|error| error.to_string())?;
-        let doubts = look_into(&source, kind, &skipped).map_err(|error| error.to_string())?;
+        let seen = look_into(&source, kind, &skipped, &mut |_| {}).map_err(|e| e.to_string())?;
         if source.fingerprint().ok().as_ref() != Some(&fingerprint) {
             return Err("it changed while it was looked into".to_owned());
         }
         Ok(Opened {
             source: Arc::new(source),
             fingerprint,
-            doubts,
+            doubts: seen.doubts,
         })
     });
     looking

@@ -6,6 +6,8 @@
 
 use std::io::{self, Read};
 
+use super::contents::{Contents, ContentsCounter};
+use super::information::Information;
 use crate::archive::ArchiveKind;
 use crate::error::printable;
 use crate::source::Source;
@@ -33,22 +35,39 @@ const SQL_BEGINS: [&str; 9] = [
 /// What is wrong with a whole archive; nothing, for a good one.
 pub type Doubts = Vec<String>;
 
-/// Reads the structure of an archive to its end. An error says why it is no whole tar; `skipped` names
-/// the parts GitLab was told to leave out. Blocks the thread.
+/// What a look into an archive showed.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// What is wrong with it.
+    pub doubts: Doubts,
+    /// What it holds.
+    pub contents: Contents,
+    /// What GitLab wrote about it, if it can be read.
+    pub information: Option<Information>,
+}
+
+/// Reads the structure of an archive to its end and shows `each` member to the caller. An error says why
+/// it is no whole tar; `skipped` names the parts GitLab was told to leave out. Blocks the thread.
 pub fn look_into(
     source: &dyn Source,
     kind: ArchiveKind,
     skipped: &[String],
-) -> Result<Doubts, TarError> {
+    each: &mut dyn FnMut(&Member),
+) -> Result<Inspection, TarError> {
     let mut members = Members::new(source);
     let mut count = 0_u64;
+    let mut counter = ContentsCounter::default();
     let mut seen = Seen::default();
     while let Some(member) = members.next_member()? {
         count += 1;
         match kind {
             ArchiveKind::Config => seen.config_member(&member),
-            ArchiveKind::Data => seen.data_member(&member, source),
+            ArchiveKind::Data => {
+                counter.member(&member.path, member.is_file, member.size);
+                seen.data_member(&member, source);
+            }
         }
+        each(&member);
     }
     let trailed = members.is_followed_by_data()?;
     source.release(0..source.len());
@@ -66,14 +85,21 @@ pub fn look_into(
             "there is data behind the end of the tar, which a restore would not see".to_owned(),
         );
     }
-    Ok(doubts)
+    let mut contents = counter.finish(seen.information.as_ref());
+    contents.skipped = seen.skipped;
+    Ok(Inspection {
+        doubts,
+        contents,
+        information: seen.information,
+    })
 }
 
 /// What has been found on the way.
 #[derive(Default)]
 struct Seen {
     secrets: bool,
-    information: bool,
+    has_information: bool,
+    information: Option<Information>,
     /// The parts that `backup_information.yml` says were skipped.
     skipped: Vec<String>,
     /// The main database's dump: whether it begins like one.
@@ -105,13 +131,14 @@ impl Seen {
             return;
         }
         if path == "backup_information.yml" {
-            self.information = member.size > 0;
-            let mut text = String::new();
+            self.has_information = member.size > 0;
+            let mut text = Vec::new();
             contents(member, source)
                 .take(LONGEST_LOOK)
-                .read_to_string(&mut text)
+                .read_to_end(&mut text)
                 .ok();
-            self.skipped = skipped_parts(&text);
+            self.information = Information::parse(&text).ok();
+            self.skipped = Information::skipped_in(&String::from_utf8_lossy(&text));
         } else if let Some(name) = path
             .strip_prefix("db/")
             .filter(|name| name.contains(".sql"))
@@ -127,7 +154,7 @@ impl Seen {
 
     fn data_doubts(&self, skipped: &[String]) -> Doubts {
         let mut doubts = Vec::new();
-        if !self.information {
+        if !self.has_information {
             doubts.push(
                 "there is no backup_information.yml in it: GitLab cannot restore it".to_owned(),
             );
@@ -153,21 +180,21 @@ impl Seen {
 }
 
 /// The contents of a member as a stream.
-fn contents<'a>(member: &Member, source: &'a dyn Source) -> Contents<'a> {
-    Contents {
+fn contents<'a>(member: &Member, source: &'a dyn Source) -> MemberReader<'a> {
+    MemberReader {
         source,
         offset: member.offset,
         end: member.offset + member.size,
     }
 }
 
-struct Contents<'a> {
+struct MemberReader<'a> {
     source: &'a dyn Source,
     offset: u64,
     end: u64,
 }
 
-impl Read for Contents<'_> {
+impl Read for MemberReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let len =
             usize::try_from(self.end - self.offset).map_or(buf.len(), |left| left.min(buf.len()));
@@ -178,7 +205,7 @@ impl Read for Contents<'_> {
 }
 
 /// SQL, or gzip or zstd of it, told by the first bytes.
-fn begins_like_a_dump(mut contents: Contents<'_>) -> bool {
+fn begins_like_a_dump(mut contents: MemberReader<'_>) -> bool {
     let start = contents.offset;
     let mut magic = [0; 4];
     let known = contents.read(&mut magic).unwrap_or(0);
@@ -230,23 +257,6 @@ fn begins_like_sql(contents: impl Read) -> bool {
         .any(|begin| text.trim_start().starts_with(begin))
 }
 
-/// The words of `:skipped:`, written as a text or as a list over the versions of GitLab.
-fn skipped_parts(information: &str) -> Vec<String> {
-    let mut lines = information
-        .lines()
-        .skip_while(|line| !line.starts_with(":skipped:"));
-    let Some(first) = lines.next() else {
-        return Vec::new();
-    };
-    let listed = lines.take_while(|line| line.trim_start().starts_with("- "));
-    std::iter::once(first.trim_start_matches(":skipped:"))
-        .chain(listed)
-        .flat_map(|line| line.split([',', ' ', '[', ']', '"', '\'', '-']))
-        .filter(|word| !word.is_empty())
-        .map(str::to_owned)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,8 +303,9 @@ mod tests {
     fn doubts(files: &[(&str, &[u8])], kind: ArchiveKind, skipped: &[&str]) -> String {
         let dir = tempfile::tempdir().expect("temporary folder");
         let skipped: Vec<_> = skipped.iter().map(|part| (*part).to_owned()).collect();
-        look_into(&tar(dir.path(), files), kind, &skipped)
+        look_into(&tar(dir.path(), files), kind, &skipped, &mut |_| {})
             .expect("a whole tar")
+            .doubts
             .join("; ")
     }
 
@@ -378,6 +389,37 @@ mod tests {
     }
 
     #[test]
+    fn what_an_archive_holds_is_told_with_every_member() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let files: [(&str, &[u8]); 3] = [
+            (
+                "backup_information.yml",
+                b":gitlab_version: 17.8.2\n:skipped: registry\n",
+            ),
+            ("db/database.sql.gz", DUMP),
+            ("repositories/manifests/default/a.git/+latest.toml", b"x"),
+        ];
+        let source = tar(dir.path(), &files);
+        let mut names = Vec::new();
+        let each = &mut |member: &Member| {
+            if member.is_file {
+                names.push(String::from_utf8_lossy(&member.path).into_owned());
+            }
+        };
+        let seen = look_into(&source, ArchiveKind::Data, &[], each).expect("whole");
+        names.sort();
+        assert_eq!(names, files.map(|(name, _)| name));
+        assert_eq!(seen.contents.parts["db"], DUMP.len() as u64);
+        assert_eq!(seen.contents.repositories, 1);
+        assert_eq!(seen.contents.skipped, ["registry"]);
+        assert_eq!(seen.contents.gitlab_version.as_deref(), Some("17.8.2"));
+        assert_eq!(
+            seen.information.and_then(|told| told.gitlab_version),
+            seen.contents.gitlab_version
+        );
+    }
+
+    #[test]
     fn what_lies_behind_the_end_is_noticed() {
         let dir = tempfile::tempdir().expect("temporary folder");
         let source = tar(dir.path(), &[("etc/gitlab/gitlab-secrets.json", b"{}")]);
@@ -386,28 +428,12 @@ mod tests {
             fs::write(source.path(), [&whole[..], end].concat()).expect("write");
             let source = FileSource::open(source.path()).expect("open");
             assert_eq!(
-                look_into(&source, ArchiveKind::Config, &[])
+                look_into(&source, ArchiveKind::Config, &[], &mut |_| {})
                     .expect("whole")
+                    .doubts
                     .len(),
                 count
             );
         }
-    }
-
-    #[test]
-    fn every_form_of_the_skip_list_is_read() {
-        for text in [
-            ":skipped: db,uploads\n:x: 1\n",
-            ":skipped: \"db,uploads\"\n",
-            ":skipped: [db, uploads]\n",
-            ":a: 1\n:skipped:\n- db\n- uploads\n:x:\n- no\n",
-        ] {
-            assert_eq!(skipped_parts(text), ["db", "uploads"], "{text}");
-        }
-        assert_eq!(
-            skipped_parts(":skipped: \n:repositories_storages: default\n"),
-            [""; 0]
-        );
-        assert_eq!(skipped_parts(""), [""; 0]);
     }
 }
