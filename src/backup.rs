@@ -6,8 +6,11 @@
 //! what this run made, so that an old archive never passes for today's. What fails is a row in the
 //! report and stops nothing else.
 
+mod finish;
 mod leftover;
+mod look;
 mod preflight;
+mod record;
 mod send;
 
 use std::io;
@@ -20,8 +23,11 @@ use crate::archive::{Archive, ArchiveKind, find_archives, made_since, newest, wr
 use crate::destination::Destination;
 use crate::destination::dropbox::Options;
 use crate::gitlab::host::{self, make_archive};
+use crate::guard;
 use crate::progress::Show;
-use crate::report::{ArchiveReport, Outcome, RunReport, Step, StepReport, StepStatus};
+use crate::report::{
+    ArchiveReport, Outcome, RunReport, Step, StepReport, StepStatus, UploadStatus,
+};
 use crate::state::StateDir;
 use crate::stop::Stop;
 
@@ -32,6 +38,8 @@ const JOURNALS: &str = "uploads";
 pub struct Job<'a> {
     /// `[gitlab]`.
     pub gitlab: &'a host::Settings,
+    /// `[guard]`.
+    pub guard: &'a guard::Settings,
     /// All configured destinations.
     pub destinations: &'a [Destination],
     /// The names of those that take part.
@@ -100,6 +108,7 @@ pub async fn run(job: &Job<'_>, run_id: String, now: DateTime<Utc>) -> RunReport
     run.skip_commands();
     let upload_start = Instant::now();
     run.finish_what_was_left().await;
+    run.finish_old_records().await;
     let mut uploading = upload_start.elapsed();
     let chosen = if job.request.skip_create || job.request.dry_run {
         run.choose()
@@ -114,13 +123,26 @@ pub async fn run(job: &Job<'_>, run_id: String, now: DateTime<Utc>) -> RunReport
         run.report.gitlab_version = data.archive.name.version.clone();
     }
     let upload_start = Instant::now();
+    let mut ready = Vec::new();
     for chosen in chosen {
         if !job.is_stopped() {
-            run.send(chosen).await;
+            ready.push(run.look(chosen).await);
+        }
+    }
+    let record = if job.request.dry_run {
+        None
+    } else {
+        run.record(&ready).await
+    };
+    for ready in &ready {
+        if !job.is_stopped() {
+            run.send(ready).await;
         }
     }
     uploading += upload_start.elapsed();
-    run.conclude(uploading, start.elapsed())
+    run.step_uploads(uploading);
+    run.write_manifests(record).await;
+    run.conclude(start).await
 }
 
 impl Run<'_> {
@@ -271,7 +293,8 @@ impl Run<'_> {
         &mut self.report.archives[index]
     }
 
-    fn conclude(mut self, uploading: Duration, took: Duration) -> RunReport {
+    /// Tells how the uploads went.
+    fn step_uploads(&mut self, took: Duration) {
         let uploads = || {
             self.report
                 .archives
@@ -285,33 +308,36 @@ impl Run<'_> {
             (None, _) => StepStatus::Ok,
         };
         if self.job.request.dry_run {
-            let failed =
-                uploads().filter(|upload| upload.status == crate::report::UploadStatus::Failed);
+            let failed = uploads().filter(|upload| upload.status == UploadStatus::Failed);
             let errors: Vec<_> = failed.filter_map(|upload| upload.error.clone()).collect();
             self.failures.extend(errors);
         }
         self.report.steps.push(StepReport {
             step: Step::Upload,
             status,
-            seconds: seconds(uploading),
+            seconds: seconds(took),
             error: first_error,
         });
+    }
+
+    async fn conclude(mut self, start: Instant) -> RunReport {
         let kinds_of = |destination: &Destination| {
-            let kinds = ArchiveKind::ALL
-                .into_iter()
-                .filter(|kind| destination.takes(*kind))
-                .collect();
+            let kinds = destination.kinds().to_vec();
             (destination.name().to_owned(), kinds)
         };
         let outcome = Outcome {
             kinds: self.job.request.kinds.clone(),
             destinations: self.job.taking_part().map(kinds_of).collect(),
-            failures: self.failures,
+            failures: std::mem::take(&mut self.failures),
             stopped: self.job.stop.signal(),
             dry_run: self.job.request.dry_run,
         };
-        let took = TimeDelta::from_std(took).unwrap_or_default();
-        self.report.conclude(&outcome, self.now + took);
+        self.report.conclude(&outcome);
+        if !self.job.request.dry_run && !self.job.is_stopped() {
+            self.write_recovery().await;
+        }
+        let took = TimeDelta::from_std(start.elapsed()).unwrap_or_default();
+        self.report.finished_at = self.now + took;
         self.report
     }
 }

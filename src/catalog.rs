@@ -243,6 +243,15 @@ impl Catalog {
         self.backups.iter().find(|backup| backup.id == id)
     }
 
+    /// The archive at a path, whatever backup it belongs to.
+    pub fn file(&self, path: &str) -> Option<&StoredFile> {
+        let archives = self.backups.iter().flat_map(|backup| &backup.archives);
+        let mut files = archives
+            .filter_map(|archive| archive.found.as_ref())
+            .chain(&self.spare_configs);
+        files.find(|file| file.path == path)
+    }
+
     /// The newest complete one.
     pub fn newest_complete(&self) -> Option<&StoredBackup> {
         self.backups.iter().find(|backup| backup.is_complete())

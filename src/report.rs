@@ -1,6 +1,6 @@
 //! What a run did: the shape of `--json`, and the exit status that follows from it alone.
 
-use std::fmt::Write as _;
+mod text;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
@@ -8,7 +8,6 @@ use serde::{Serialize, Serializer};
 use crate::archive::ArchiveKind;
 use crate::content_hash::Digest;
 use crate::stop::StopSignal;
-use crate::units::{Size, Span};
 
 /// The whole of a run.
 #[derive(Debug, Serialize)]
@@ -33,8 +32,12 @@ pub struct RunReport {
     pub steps: Vec<StepReport>,
     /// One row for each archive.
     pub archives: Vec<ArchiveReport>,
+    /// One row for each manifest.
+    pub manifests: Vec<ManifestReport>,
     /// What retention deleted.
     pub pruned: Vec<Pruned>,
+    /// What the guard found to have shrunk.
+    pub warnings: Vec<String>,
     /// The first thing that made it fail.
     pub error: Option<String>,
     #[serde(skip)]
@@ -91,6 +94,10 @@ pub enum Step {
     DataCommand,
     /// Sending.
     Upload,
+    /// What completes a backup.
+    Manifest,
+    /// Retention.
+    Prune,
 }
 
 /// How a step ended.
@@ -148,6 +155,33 @@ pub struct UploadReport {
     pub error: Option<String>,
 }
 
+/// The manifest of a backup at one destination.
+#[derive(Debug, Serialize)]
+pub struct ManifestReport {
+    /// The destination's name.
+    pub destination: String,
+    /// Of which backup; an earlier run's may have been finished.
+    pub backup_id: String,
+    /// Where it is stored there.
+    pub path: String,
+    /// How it went.
+    pub status: ManifestStatus,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// How storing a manifest went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ManifestStatus {
+    /// It is stored.
+    Written,
+    /// It was there and said the same.
+    Unchanged,
+    /// It is not there.
+    Failed,
+}
+
 /// How the upload of an archive went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -198,15 +232,16 @@ impl RunReport {
             gitlab_version: None,
             steps: Vec::new(),
             archives: Vec::new(),
+            manifests: Vec::new(),
             pruned: Vec::new(),
+            warnings: Vec::new(),
             error: None,
             exit: 1,
         }
     }
 
     /// Decides status, error and exit status from everything that is in the report.
-    pub fn conclude(&mut self, outcome: &Outcome, now: DateTime<Utc>) {
-        self.finished_at = now;
+    pub fn conclude(&mut self, outcome: &Outcome) {
         let mut failures = Vec::new();
         if let Some(signal) = outcome.stopped {
             failures.push(format!(
@@ -237,6 +272,11 @@ impl RunReport {
                 .peekable();
             rows.peek().is_some() && rows.all(|upload| upload.status.is_stored())
         };
+        let failed = |manifest: &ManifestReport| manifest.status == ManifestStatus::Failed;
+        let manifest_lacks = |destination: &str| {
+            let mut manifests = self.manifests.iter();
+            manifests.any(|row| row.destination == destination && failed(row))
+        };
         let asked = |kinds: &Vec<ArchiveKind>| -> Vec<ArchiveKind> {
             let asked = kinds.iter().filter(|kind| outcome.kinds.contains(kind));
             asked.copied().collect()
@@ -246,10 +286,14 @@ impl RunReport {
             .iter()
             .map(|(name, kinds)| (name, asked(kinds)))
             .filter(|(_, kinds)| !kinds.is_empty())
-            .map(|(name, kinds)| kinds.iter().all(|kind| holds(name, *kind)))
+            .map(|(name, kinds)| {
+                kinds.iter().all(|kind| holds(name, *kind)) && !manifest_lacks(name)
+            })
             .collect();
         let uploads = self.archives.iter().flat_map(|archive| &archive.uploads);
         let upload_errors = uploads.filter_map(|upload| upload.error.clone());
+        let manifest_errors = self.manifests.iter().filter_map(|row| row.error.clone());
+        let warnings = self.warnings.iter().cloned();
         (self.status, self.exit) = if outcome.dry_run {
             (
                 if failures.is_empty() {
@@ -261,7 +305,7 @@ impl RunReport {
             )
         } else if !failures.is_empty() || !complete.contains(&true) {
             (Status::Failed, 1)
-        } else if complete.contains(&false) {
+        } else if complete.contains(&false) || !self.warnings.is_empty() {
             (Status::Partial, 3)
         } else {
             (Status::Ok, 0)
@@ -270,80 +314,18 @@ impl RunReport {
             self.exit = signal.exit_status();
         }
         if self.exit != 0 {
-            self.error = failures.into_iter().chain(upload_errors).next();
+            let mut errors = failures
+                .into_iter()
+                .chain(upload_errors)
+                .chain(manifest_errors)
+                .chain(warnings);
+            self.error = errors.next();
         }
     }
 
     /// The exit status of the program.
     pub fn exit_status(&self) -> u8 {
         self.exit
-    }
-
-    /// For people: at most eleven lines for a good run of two destinations.
-    pub fn text(&self, now: DateTime<Utc>) -> String {
-        let mut text = String::new();
-        for archive in &self.archives {
-            let age = (now - archive.created_at)
-                .to_std()
-                .map(|age| format!("{} old", Span(age)));
-            let age = age.unwrap_or_else(|_| "from the future".to_owned());
-            // Writing to a string cannot fail.
-            let _ = writeln!(
-                text,
-                "{:<6} {}  {}, {age}",
-                archive.kind,
-                archive.name,
-                Size(archive.size)
-            );
-            for doubt in &archive.doubts {
-                let _ = writeln!(text, "       doubtful: {doubt}");
-            }
-            for upload in &archive.uploads {
-                let _ = writeln!(
-                    text,
-                    "       {}:{}  {}",
-                    upload.destination,
-                    upload.path,
-                    upload.outcome()
-                );
-            }
-        }
-        let seconds = (self.finished_at - self.started_at)
-            .to_std()
-            .unwrap_or_default();
-        let id = self.backup_id.as_deref().unwrap_or("no data backup");
-        let _ = match self.status {
-            Status::Ok => writeln!(
-                text,
-                "ok: {id}, all archives stored and verified in {}",
-                Span(seconds)
-            ),
-            Status::DryRun if self.archives.is_empty() => {
-                writeln!(text, "dry run: there is nothing to upload")
-            }
-            Status::DryRun => writeln!(text, "dry run: nothing was changed"),
-            Status::Partial => writeln!(text, "partial: {id} is not at every destination"),
-            Status::Failed => writeln!(text, "FAILED: {id}"),
-        };
-        text
-    }
-}
-
-impl UploadReport {
-    fn outcome(&self) -> String {
-        match self.status {
-            UploadStatus::Uploaded => {
-                let resumed = match self.bytes_resumed {
-                    0 => String::new(),
-                    bytes => format!(" ({} of it by an earlier run)", Size(bytes)),
-                };
-                format!("uploaded and verified{resumed}, {:.1} s", self.seconds)
-            }
-            UploadStatus::AlreadyPresent => "already there, the same content".to_owned(),
-            UploadStatus::WouldUpload => "would be uploaded".to_owned(),
-            UploadStatus::Conflict => "CONFLICT, nothing was touched".to_owned(),
-            UploadStatus::Failed => "FAILED".to_owned(),
-        }
     }
 }
 
@@ -410,7 +392,7 @@ mod tests {
         let mut report = RunReport::begin("id".to_owned(), DateTime::UNIX_EPOCH);
         report.archives = archives;
         change(&mut report, &mut outcome);
-        report.conclude(&outcome, DateTime::UNIX_EPOCH);
+        report.conclude(&outcome);
         assert_eq!(report.error.is_some(), report.exit != 0);
         report.exit_status()
     }

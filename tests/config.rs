@@ -508,7 +508,7 @@ fn variables_beat_the_file_and_take_its_types() {
     let ended = host.run("run --skip-create --json");
     assert_eq!(ended.status, Some(0), "{ended}");
     assert_eq!(
-        dropbox.files()[0].path_display,
+        dropbox.archives()[0].path_display,
         format!("/Elsewhere/{DATA}")
     );
     assert_eq!(longest_append(&dropbox), 8 << 20);
@@ -520,7 +520,7 @@ fn variables_beat_the_file_and_take_its_types() {
         "{calls}"
     );
     let paths: Vec<_> = dropbox
-        .files()
+        .archives()
         .into_iter()
         .map(|file| file.path_display)
         .collect();

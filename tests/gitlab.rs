@@ -32,7 +32,7 @@ fn run_with(variable: &str, value: &str) -> (Dropbox, Host, Ended) {
 
 fn stored(dropbox: &Dropbox) -> Vec<String> {
     let names = dropbox
-        .files()
+        .archives()
         .into_iter()
         .map(|file| file.path_display.rsplit('/').next().map(str::to_owned));
     let mut names: Vec<_> = names.flatten().collect();
@@ -141,7 +141,7 @@ fn harmless_oddities_are_no_failure() {
         let start = Instant::now();
         let (dropbox, _host, ended) = run_with(variable, value);
         assert_eq!(ended.status, Some(0), "{value}: {ended}");
-        assert_eq!(dropbox.files().len(), 2);
+        assert_eq!(dropbox.archives().len(), 2);
         assert!(start.elapsed() < Duration::from_mins(1), "{value}");
     }
 }
@@ -156,7 +156,7 @@ fn an_archive_that_grows_while_it_is_read_is_not_stored() {
     let ended = host.run("run --only data --json");
     assert_eq!(ended.status, Some(1), "{ended}");
     assert!(ended.err.contains("changed while it was"), "{ended}");
-    assert_eq!(dropbox.files().len(), 0, "{ended}");
+    assert_eq!(dropbox.archives().len(), 0, "{ended}");
     // Its journal would be of no use.
     assert_eq!(
         fs::read_dir(host.path("state/uploads")).map_or(0, Iterator::count),
@@ -248,7 +248,7 @@ fn archives_of_a_folder_that_was_not_there_before_are_not_todays() {
     let ended = host.run("run --only data --json");
     assert_eq!(ended.status, Some(1), "{ended}");
     assert!(ended.err.contains("left no new archive in"), "{ended}");
-    assert_eq!(dropbox.files().len(), 0);
+    assert_eq!(dropbox.archives().len(), 0);
 }
 
 #[test]
@@ -313,7 +313,7 @@ fn gitlab_that_is_not_installed_is_told_with_the_way_out() {
             && ended.err.contains("gitlab.config_command"),
         "{ended}"
     );
-    assert_eq!(dropbox.files().len(), 0);
+    assert_eq!(dropbox.archives().len(), 0);
 }
 
 #[test]
@@ -348,5 +348,5 @@ fn both_archives_of_one_second_are_told_apart_by_name() {
     let ended = host.run("run --json --only data");
     assert_eq!(ended.status, Some(0), "{ended}");
     assert_eq!(ended.json()["gitlab_version"], "17.8.2");
-    assert_eq!(dropbox.files().len(), 3);
+    assert_eq!(dropbox.archives().len(), 3);
 }

@@ -33,7 +33,7 @@ fn upload<'a>(report: &'a Value, kind: &str) -> &'a Value {
 
 fn paths(dropbox: &Dropbox) -> Vec<String> {
     let mut paths: Vec<_> = dropbox
-        .files()
+        .archives()
         .into_iter()
         .map(|file| file.path_display)
         .collect();
@@ -61,13 +61,19 @@ fn both_backups_are_made_and_stored_and_a_second_run_sends_nothing() {
     let steps: Vec<_> = steps
         .map(|step| format!("{} {}", step["step"], step["status"]))
         .collect();
-    let expected = ["preflight", "config_command", "data_command", "upload"];
+    let expected = [
+        "preflight",
+        "config_command",
+        "data_command",
+        "upload",
+        "manifest",
+    ];
     assert_eq!(steps, expected.map(|step| format!("\"{step}\" \"ok\"")));
     assert_eq!(
         paths(&dropbox),
         [format!("/Config/{CONFIG}"), format!("/Data/{DATA}")]
     );
-    for file in dropbox.files() {
+    for file in dropbox.archives() {
         let kind = if file.path_display.starts_with("/Config") {
             "config"
         } else {
@@ -198,7 +204,7 @@ fn a_dry_run_tells_what_would_go_and_changes_nothing() {
     assert_eq!(upload(&report, "config")["status"], "already_present");
     assert_eq!(state(), before);
     assert_eq!(host.calls(), "");
-    assert_eq!(dropbox.files().len(), 1);
+    assert_eq!(dropbox.archives().len(), 1);
     // A conflict is told, and is no failure of a dry run; dead credentials are.
     dropbox.put_file(&format!("/Data/{DATA}"), b"other");
     let ended = host.run("run --dry-run --json");
@@ -380,7 +386,7 @@ fn one_destination_down_does_not_stop_the_other() {
         "{ended}"
     );
     assert!(ended.err.contains("no connection to the server"), "{ended}");
-    assert_eq!(dropbox.files().len(), 2);
+    assert_eq!(dropbox.archives().len(), 2);
     let ended = host.run("run --skip-create --destination a-down");
     assert_eq!(ended.status, Some(1), "{ended}");
 }
@@ -522,7 +528,7 @@ fn a_closed_or_full_output_keeps_no_backup_from_being_stored() {
             .expect("read");
         assert_eq!(child.wait().expect("ended").code(), Some(0), "{err}");
         assert!(!err.contains("panic"), "{err}");
-        assert_eq!(dropbox.files().len(), 2);
+        assert_eq!(dropbox.archives().len(), 2);
     }
 }
 
@@ -566,5 +572,5 @@ fn missing_folders_and_archives_are_failures() {
     fs::remove_dir(host.path("var/opt/gitlab/backups")).expect("removed");
     fs::write(host.path("var/opt/gitlab/backups"), b"a file").expect("written");
     assert_eq!(host.run("run --dry-run").status, Some(1));
-    assert_eq!(dropbox.files().len(), 0);
+    assert_eq!(dropbox.archives().len(), 0);
 }

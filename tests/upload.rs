@@ -37,14 +37,14 @@ fn row(ended: &Ended) -> Value {
 /// The one file at the destination is the archive, to the byte.
 fn assert_stored(dropbox: &Dropbox, host: &Host, ended: &Ended) {
     assert_eq!(ended.status, Some(0), "{ended}");
-    assert_eq!(dropbox.files().len(), 1, "{ended}");
+    assert_eq!(dropbox.archives().len(), 1, "{ended}");
     assert!(
         dropbox.content(PATH) == local(host),
         "the bytes differ: {ended}"
     );
     assert_eq!(
         row(ended)["content_hash"],
-        dropbox.files()[0].content_hash,
+        dropbox.archives()[0].content_hash,
         "{ended}"
     );
     assert_eq!(
@@ -367,7 +367,7 @@ fn a_conflict_touches_nothing() {
             "folder" => dropbox.put_folder(PATH),
             _ => dropbox.put_file(&PATH.replace("backup.tar", "BACKUP.tar"), &local(&host)),
         }
-        let before = dropbox.files();
+        let before = dropbox.archives();
         let ended = host.run(SEND);
         assert_eq!(ended.status, Some(1), "{what}: {ended}");
         assert_eq!(row(&ended)["status"], "conflict", "{what}: {ended}");
@@ -376,11 +376,11 @@ fn a_conflict_touches_nothing() {
             "{what}: {ended}"
         );
         let same = dropbox
-            .files()
+            .archives()
             .iter()
             .zip(&before)
             .all(|(a, b)| a.rev == b.rev && a.path_display == b.path_display);
-        assert!(same && dropbox.files().len() == before.len(), "{what}");
+        assert!(same && dropbox.archives().len() == before.len(), "{what}");
         assert_eq!(count(&dropbox, "upload_session/start"), 0);
         dropbox.remove(PATH);
     }
@@ -460,7 +460,7 @@ fn refused_credentials_say_what_to_do_and_the_backup_is_still_made() {
         host.write_config(&config.replace(from, to));
         let ended = host.run("run --json");
         assert!(host.calls().contains("gitlab-backup"), "{ended}");
-        (ended, dropbox.files().len())
+        (ended, dropbox.archives().len())
     };
     let (ended, files) = change("", "");
     assert_eq!((ended.status, files), (Some(0), 2), "{ended}");
@@ -615,7 +615,7 @@ fn a_file_that_changes_or_goes_away_during_its_upload_is_not_stored() {
         );
         let ended = host.run(SEND);
         assert_eq!(ended.status, Some(1), "{name}: {ended}");
-        assert_eq!(dropbox.files().len(), 0, "{name}: {ended}");
+        assert_eq!(dropbox.archives().len(), 0, "{name}: {ended}");
         assert!(
             ended.err.contains("changed")
                 || ended.err.contains("No such file")
@@ -647,7 +647,7 @@ fn only_the_bytes_that_were_looked_into_are_stored() {
     dropbox.fault(Fault::on("get_space_usage", call).skip(1));
     let ended = host.run(SEND);
     assert_eq!(ended.status, Some(1), "{ended}");
-    assert_eq!(dropbox.files().len(), 0, "{ended}");
+    assert_eq!(dropbox.archives().len(), 0, "{ended}");
 }
 
 #[test]

@@ -1,18 +1,17 @@
 //! Archives on their way to the destinations.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::look::{Opened, open};
 use super::{Chosen, JOURNALS, Run, seconds};
-use crate::archive::{ArchiveKind, ArchiveName};
+use crate::archive::{Archive, ArchiveName};
 use crate::content_hash::{Digest, hash_source};
 use crate::destination::dropbox::{Entry, Transfer};
 use crate::destination::{Destination, Service};
 use crate::error::{Error, ErrorKind, Retry};
-use crate::gitlab::inspect::look_into;
 use crate::http::source_error;
 use crate::progress::Progress;
 use crate::report::{ArchiveReport, UploadReport, UploadStatus};
@@ -35,24 +34,28 @@ pub(super) struct Parcel<'a> {
     pub(super) path: String,
 }
 
-/// An archive that may be sent.
-struct Opened {
-    source: Arc<FileSource>,
-    fingerprint: Fingerprint,
-    doubts: Vec<String>,
+/// An archive that was looked into.
+pub(super) struct Ready {
+    pub(super) archive: Archive,
+    pub(super) made_by_this_run: bool,
+    pub(super) doubts: Vec<String>,
+    /// Or why it cannot be sent.
+    pub(super) opened: Result<Opened, Error>,
 }
 
 impl Run<'_> {
-    /// Step 6: one archive to every destination that gets its kind.
-    pub(super) async fn send(&mut self, chosen: Chosen) {
+    /// Brings an archive to the disk and looks into it, before anything of it is sent.
+    pub(super) async fn look(&mut self, chosen: Chosen) -> Ready {
         let Chosen {
             archive,
             made_by_this_run,
             mut doubts,
         } = chosen;
-        let kind = archive.name.kind;
+        let members = (!self.job.request.dry_run)
+            .then(|| self.members_path(&archive.name))
+            .flatten();
         let opened = tokio::select! {
-            opened = open(&archive.path, kind, &self.job.gitlab.skip) => opened,
+            opened = open(&archive, &self.job.gitlab.skip, members) => opened,
             signal = self.job.stop.requested() => Err(format!("stopped by {}", signal.name())),
         };
         let opened = opened.map_err(|error| {
@@ -65,10 +68,27 @@ impl Run<'_> {
             self.fail(error.to_string());
             error
         });
-        doubts.extend(opened.iter().flat_map(|opened| opened.doubts.clone()));
+        doubts.extend(opened.iter().flat_map(|opened| opened.seen.doubts.clone()));
         for doubt in &doubts {
             tracing::error!("{}: {doubt}", archive.path.display());
         }
+        Ready {
+            archive,
+            made_by_this_run,
+            doubts,
+            opened,
+        }
+    }
+
+    /// Step 6: one archive to every destination that gets its kind.
+    pub(super) async fn send(&mut self, ready: &Ready) {
+        let Ready {
+            archive,
+            made_by_this_run,
+            doubts,
+            opened,
+        } = ready;
+        let kind = archive.name.kind;
         let row = self.row(ArchiveReport {
             kind,
             name: archive.name.as_str().to_owned(),
@@ -76,7 +96,7 @@ impl Run<'_> {
                 .as_ref()
                 .map_or(archive.size, |opened| opened.source.len()),
             created_at: archive.name.created_at(),
-            made_by_this_run,
+            made_by_this_run: *made_by_this_run,
             doubts: doubts.clone(),
             uploads: Vec::new(),
         });
@@ -91,13 +111,13 @@ impl Run<'_> {
                 continue;
             }
             let path = destination.path(kind, archive.name.as_str());
-            uploads.push(match &opened {
+            uploads.push(match opened {
                 Ok(opened) => {
                     let parcel = Parcel {
                         name: archive.name.clone(),
                         source: opened.source.clone(),
                         fingerprint: &opened.fingerprint,
-                        doubts: &doubts,
+                        doubts,
                         destination,
                         path,
                     };
@@ -315,27 +335,4 @@ fn failed(destination: &str, path: &str, error: &Error, bytes: (u64, u64)) -> Up
         seconds: 0.0,
         error: Some(error.to_string()),
     }
-}
-
-/// Opens an archive, brings it to the disk and looks into it. The error says why it cannot be sent.
-async fn open(path: &Path, kind: ArchiveKind, skipped: &[String]) -> Result<Opened, String> {
-    let (owned, skipped) = (path.to_owned(), skipped.to_vec());
-    let looking = tokio::task::spawn_blocking(move || {
-        let source = FileSource::open(&owned).map_err(|error| error.to_string())?;
-        // After a power cut the file must still be what its upload was begun with. On a read-only disk it is.
-        let _ = source.sync();
-        let fingerprint = source.fingerprint().map_err(|error| error.to_string())?;
-        let seen = look_into(&source, kind, &skipped, &mut |_| {}).map_err(|e| e.to_string())?;
-        if source.fingerprint().ok().as_ref() != Some(&fingerprint) {
-            return Err("it changed while it was looked into".to_owned());
-        }
-        Ok(Opened {
-            source: Arc::new(source),
-            fingerprint,
-            doubts: seen.doubts,
-        })
-    });
-    looking
-        .await
-        .unwrap_or_else(|_| Err("the program is ending".to_owned()))
 }

@@ -41,6 +41,7 @@ async fn carry_out(setup: &Setup, request: Request, wait: Duration) -> Result<Ru
     let now = Utc::now();
     let job = Job {
         gitlab: &setup.gitlab,
+        guard: &setup.guard,
         destinations: &setup.destinations,
         selected: &setup.selected,
         upload: &setup.upload,

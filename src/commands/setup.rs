@@ -11,6 +11,7 @@ use crate::config::{self, Config};
 use crate::destination::Destination;
 use crate::destination::dropbox::Options;
 use crate::gitlab::host;
+use crate::guard;
 use crate::progress::Show;
 use crate::retry::Patience;
 use crate::state::{LockError, RunLock, StateDir};
@@ -26,6 +27,8 @@ pub type Failure = (ExitStatus, String);
 pub struct Setup {
     /// `[gitlab]`.
     pub gitlab: host::Settings,
+    /// `[guard]`.
+    pub guard: guard::Settings,
     /// All configured destinations.
     pub destinations: Vec<Destination>,
     /// The names of those that take part.
@@ -74,6 +77,7 @@ impl Setup {
                 settings.map(|settings| Destination::new(settings, stall, processors));
             let setup = Setup {
                 gitlab: config.gitlab,
+                guard: guard::Settings { shrink: 30 },
                 destinations: destinations.collect(),
                 selected,
                 upload: config.upload.options,

@@ -282,6 +282,13 @@ impl Dropbox {
         self.shared.state().tree.files()
     }
 
+    /// The files that are archives of GitLab's, by path.
+    pub fn archives(&self) -> Vec<StoredFile> {
+        let mut files = self.files();
+        files.retain(|file| file.path_display.ends_with(".tar"));
+        files
+    }
+
     /// The bytes of a file.
     ///
     /// # Panics

@@ -1,0 +1,435 @@
+//! The last step of a backup: its manifest, written beside its archives when they are stored, so that
+//! whoever finds a manifest finds a whole backup. A run that died before it is finished by the next.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::record::{Record, RecordedArchive, tidy};
+use super::{Run, seconds};
+use crate::archive::{ArchiveKind, ArchiveName};
+use crate::catalog::{Catalog, StoredBackup, hash_of, remember};
+use crate::content_hash::{Digest, hash_source};
+use crate::destination::{Destination, LARGEST_SMALL_FILE};
+use crate::error::{Error, ErrorKind};
+use crate::guard::shrinkage;
+use crate::manifest::{Manifest, ManifestArchive};
+use crate::recovery;
+use crate::report::{ManifestReport, ManifestStatus, Step, StepReport, StepStatus};
+use crate::retry::Patience;
+use crate::source::Source;
+use crate::source::file::FileSource;
+use crate::source::memory::MemorySource;
+
+/// What became of the manifest of a backup at one destination.
+enum Finished {
+    Written,
+    /// It is there already and says the same.
+    Unchanged,
+    /// Not all archives are stored there yet.
+    Unready,
+    /// The archives are gone, here and there: there will never be a manifest.
+    Lost,
+    Failed(Error),
+}
+
+impl Run<'_> {
+    /// Step 3, after the uploads: the manifests that earlier runs owe.
+    pub(super) async fn finish_old_records(&mut self) {
+        if self.job.request.dry_run {
+            return;
+        }
+        for mut record in Record::all(self.job.state) {
+            if !record.waiting.is_empty() && !self.job.is_stopped() {
+                tracing::debug!("finishing the manifest of {}", record.backup_id);
+                self.finish_record(&mut record, false).await;
+            }
+        }
+    }
+
+    /// Step 6, at its end: the manifest of this run's backup, everywhere.
+    pub(super) async fn write_manifests(&mut self, record: Option<Record>) {
+        let start = Instant::now();
+        let before = self.report.manifests.len();
+        if let Some(mut record) = record
+            && !self.job.is_stopped()
+        {
+            self.finish_record(&mut record, true).await;
+        }
+        if !self.job.request.dry_run {
+            tidy(self.job.state);
+        }
+        let rows = &self.report.manifests[before..];
+        let error = rows.iter().find_map(|row| row.error.clone());
+        let status = match (&error, rows.is_empty()) {
+            (Some(_), _) => StepStatus::Failed,
+            (None, true) => StepStatus::Skipped,
+            (None, false) => StepStatus::Ok,
+        };
+        self.report.steps.push(StepReport {
+            step: Step::Manifest,
+            status,
+            seconds: seconds(start.elapsed()),
+            error,
+        });
+    }
+
+    /// At its very end, with the names that are then there: how to get back, for a person with nothing but
+    /// the destination.
+    pub(super) async fn write_recovery(&self) {
+        for destination in self.job.taking_part() {
+            let mut rows = self.report.manifests.iter();
+            let stored = rows.any(|row| {
+                row.destination == destination.name() && row.status != ManifestStatus::Failed
+            });
+            if !stored {
+                continue;
+            }
+            let patience = Patience::new(self.job.upload.retry_for);
+            let writing = async {
+                let catalog = Catalog::read(destination, self.job.state, &patience).await?;
+                recovery::store(destination, &catalog, &patience).await
+            };
+            tokio::select! {
+                written = writing => if let Err(error) = written {
+                    tracing::warn!("{error}\n  how to restore is not told there, or not up to date");
+                },
+                _ = self.job.stop.requested() => return,
+            }
+        }
+    }
+
+    async fn finish_record(&mut self, record: &mut Record, current: bool) {
+        self.note_hashes(record);
+        self.save(record);
+        let waiting = record.waiting.clone();
+        for name in waiting {
+            let known = self
+                .job
+                .destinations
+                .iter()
+                .find(|known| known.name() == name);
+            let Some(destination) = known else {
+                record.waiting.retain(|waiting| *waiting != name);
+                continue;
+            };
+            if !self
+                .job
+                .taking_part()
+                .any(|taking_part| taking_part.name() == name)
+            {
+                continue;
+            }
+            let stop = self.job.stop;
+            let finished = tokio::select! {
+                finished = self.finish_at(record, destination) => finished,
+                _ = stop.requested() => return,
+            };
+            let path = format!(
+                "{}/{}.json",
+                destination.manifest_folder(),
+                record.backup_id
+            );
+            let (status, error) = match finished {
+                Finished::Written => (ManifestStatus::Written, None),
+                Finished::Unchanged => (ManifestStatus::Unchanged, None),
+                Finished::Unready => continue,
+                Finished::Lost => {
+                    record.waiting.retain(|waiting| *waiting != name);
+                    continue;
+                }
+                Finished::Failed(error) => {
+                    tracing::error!("{error}");
+                    (ManifestStatus::Failed, Some(error.to_string()))
+                }
+            };
+            if error.is_none() {
+                record.waiting.retain(|waiting| *waiting != name);
+            }
+            if current || error.is_none() {
+                self.report.manifests.push(ManifestReport {
+                    destination: name,
+                    backup_id: record.backup_id.clone(),
+                    path,
+                    status,
+                    error,
+                });
+            }
+        }
+        self.save(record);
+    }
+
+    /// Only needed if this run dies: that it cannot be written keeps nothing from being stored.
+    pub(super) fn save(&self, record: &Record) {
+        if let Err(error) = record.save(self.job.state) {
+            let folder = self.job.state.path().display();
+            tracing::warn!(
+                "{folder}: {error}; if this run is interrupted, the manifest will not be finished"
+            );
+        }
+    }
+
+    /// The hashes that uploads of this run have found.
+    fn note_hashes(&self, record: &mut Record) {
+        for archive in &mut record.archives {
+            let rows = self
+                .report
+                .archives
+                .iter()
+                .filter(|row| row.name == archive.name);
+            let stored = rows
+                .flat_map(|row| &row.uploads)
+                .filter(|upload| upload.status.is_stored());
+            let hash = stored.filter_map(|upload| upload.content_hash).next();
+            archive.content_hash = archive.content_hash.or(hash);
+        }
+    }
+
+    async fn finish_at(&mut self, record: &mut Record, destination: &Destination) -> Finished {
+        let patience = Patience::new(self.job.upload.retry_for);
+        let catalog = match Catalog::read(destination, self.job.state, &patience).await {
+            Ok(catalog) => Some(catalog),
+            // A token that may write and not read is no reason to write no manifest.
+            Err(error) if error.kind() == ErrorKind::Unauthorized => {
+                tracing::warn!("{error}");
+                None
+            }
+            Err(error) => return Finished::Failed(error),
+        };
+        let mut entries = Vec::new();
+        let mut lost = Vec::new();
+        for archive in &mut record.archives {
+            if !destination.takes(archive.kind) {
+                continue;
+            }
+            match self
+                .stored_hash(archive, destination, catalog.as_ref())
+                .await
+            {
+                Some(hash) => entries.push(entry(archive, hash)),
+                None if !archive.asked => {}
+                None if archive.open().is_some() => return Finished::Unready,
+                None => lost.push(archive.kind),
+            }
+        }
+        // What can never come is not waited for; without its main part it is no backup.
+        let main = if destination.takes(ArchiveKind::Data) {
+            ArchiveKind::Data
+        } else {
+            ArchiveKind::Config
+        };
+        let Some(name) = ArchiveName::of_backup(&record.backup_id) else {
+            return Finished::Lost;
+        };
+        if !entries.iter().any(|entry| entry.kind == main) {
+            return if lost.contains(&main) {
+                Finished::Lost
+            } else {
+                Finished::Unready
+            };
+        }
+        let mut manifest = Manifest::new(&record.backup_id, &name, host_name());
+        manifest.written_at = self.now.max(name.created_at());
+        manifest
+            .secrets_fingerprint
+            .clone_from(&record.secrets_fingerprint);
+        manifest.archives = entries;
+        let there = catalog
+            .as_ref()
+            .and_then(|catalog| catalog.backup(&record.backup_id));
+        if let Some(there) = there.and_then(StoredBackup::readable_manifest) {
+            add_what_is_there(&mut manifest, there);
+            if says_the_same(there, &manifest) {
+                return Finished::Unchanged;
+            }
+        }
+        manifest.shrunk = self.shrunk(&manifest, &name, catalog.as_ref());
+        match self.store(record, destination, &manifest, &patience).await {
+            Ok(()) => Finished::Written,
+            Err(error) => Finished::Failed(error),
+        }
+    }
+
+    /// The hash of what a destination holds under an archive's name, if it is this very archive.
+    async fn stored_hash(
+        &self,
+        archive: &mut RecordedArchive,
+        destination: &Destination,
+        catalog: Option<&Catalog>,
+    ) -> Option<Digest> {
+        let rows = self
+            .report
+            .archives
+            .iter()
+            .filter(|row| row.name == archive.name);
+        let mut uploads = rows
+            .flat_map(|row| &row.uploads)
+            .filter(|upload| upload.destination == destination.name());
+        if let Some(upload) = uploads.find(|upload| upload.status.is_stored()) {
+            return upload.content_hash;
+        }
+        let path = destination.path(archive.kind, &archive.name);
+        let found = catalog?
+            .file(&path)
+            .filter(|found| found.size == archive.size)?;
+        if archive.content_hash.is_none() {
+            let source = archive.open()?;
+            let hashing = tokio::task::spawn_blocking(move || hash_source(&source));
+            archive.content_hash = hashing.await.ok()?.ok();
+        }
+        archive
+            .content_hash
+            .filter(|hash| found.content_hash == Some(*hash))
+    }
+
+    /// What fell against the last complete backup before this one.
+    fn shrunk(
+        &mut self,
+        manifest: &Manifest,
+        name: &ArchiveName,
+        catalog: Option<&Catalog>,
+    ) -> Vec<String> {
+        let older = catalog.iter().flat_map(|catalog| &catalog.backups);
+        let mut complete =
+            older.filter(|backup| backup.is_complete() && backup.data_name.age_order(name).is_lt());
+        let before = complete.find_map(StoredBackup::readable_manifest);
+        let before = before.and_then(|before| before.archive(ArchiveKind::Data));
+        let (Some(before), Some(now)) = (before, manifest.archive(ArchiveKind::Data)) else {
+            return Vec::new();
+        };
+        let shrunk = shrinkage(&before.contents, &now.contents, self.job.guard.shrink);
+        for what in &shrunk {
+            let warning = format!(
+                "{}: {what}, against {}\n  is something missing in GitLab? nothing is pruned until \
+                 `gitlab-pi-backup prune --accept-shrink` says that it is right",
+                manifest.backup_id, before.name
+            );
+            if !self.report.warnings.contains(&warning) {
+                tracing::warn!("{warning}");
+                self.report.warnings.push(warning);
+            }
+        }
+        shrunk
+    }
+
+    /// The member list first, the manifest last.
+    async fn store(
+        &self,
+        record: &Record,
+        destination: &Destination,
+        manifest: &Manifest,
+        patience: &Patience,
+    ) -> Result<(), Error> {
+        let folder = destination.manifest_folder();
+        if let Some(members) = self.members(record) {
+            let path = format!("{folder}/{}.members.gz", record.backup_id);
+            let source: Arc<dyn Source> = Arc::new(members);
+            // Rehearsing and restoring do without it.
+            if source.len() <= LARGEST_SMALL_FILE
+                && let Some(hash) = hash(&source).await
+            {
+                destination.put(&path, &source, hash, patience).await?;
+            }
+        }
+        let bytes = manifest.to_json();
+        let path = format!("{folder}/{}.json", record.backup_id);
+        put(destination, &path, &bytes, patience).await?;
+        remember(self.job.state, &bytes);
+        Ok(())
+    }
+
+    /// The member lists of all archives as one file; gzip streams may follow each other.
+    fn members(&self, record: &Record) -> Option<FileSource> {
+        let lists = record.member_lists(self.job.state);
+        let path = self
+            .job
+            .state
+            .folder("backups")
+            .ok()?
+            .join(format!("{}.members.gz", record.backup_id));
+        let joined = join(&lists, &path).and_then(|()| FileSource::open(&path));
+        joined
+            .inspect_err(|error| {
+                tracing::warn!(
+                    "{}: {error}; the backup is stored without its member list",
+                    path.display()
+                )
+            })
+            .ok()
+            .filter(|source| !source.is_empty())
+    }
+}
+
+fn join(lists: &[std::path::PathBuf], path: &Path) -> io::Result<()> {
+    let mut joined = File::create(path)?;
+    for list in lists {
+        io::copy(&mut File::open(list)?, &mut joined)?;
+    }
+    joined.sync_all()
+}
+
+fn entry(archive: &RecordedArchive, hash: Digest) -> ManifestArchive {
+    ManifestArchive {
+        kind: archive.kind,
+        name: archive.name.clone(),
+        stored_name: archive.name.clone(),
+        size: archive.size,
+        content_hash: hash,
+        stored_size: archive.size,
+        stored_hash: hash,
+        doubts: archive.doubts.clone(),
+        contents: archive.contents.clone(),
+    }
+}
+
+/// What the manifest that is there says and this run knows nothing of: an archive that was stored alone, or
+/// for another destination with the same folder of manifests.
+fn add_what_is_there(manifest: &mut Manifest, there: &Manifest) {
+    for archive in &there.archives {
+        if manifest.archive(archive.kind).is_none() {
+            manifest.archives.push(archive.clone());
+        }
+    }
+    manifest.archives.sort_by_key(|archive| archive.kind);
+    if manifest.secrets_fingerprint.is_none() {
+        manifest
+            .secrets_fingerprint
+            .clone_from(&there.secrets_fingerprint);
+    }
+}
+
+/// Whether two manifests are of the same stored bytes, whenever and wherever they were written.
+fn says_the_same(there: &Manifest, here: &Manifest) -> bool {
+    there.archives == here.archives && there.secrets_fingerprint == here.secrets_fingerprint
+}
+
+/// Stores a few bytes.
+async fn put(
+    destination: &Destination,
+    path: &str,
+    bytes: &[u8],
+    patience: &Patience,
+) -> Result<(), Error> {
+    let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes.to_vec()));
+    destination
+        .put(path, &source, hash_of(bytes), patience)
+        .await
+        .map(drop)
+}
+
+async fn hash(source: &Arc<dyn Source>) -> Option<Digest> {
+    let source = source.clone();
+    tokio::task::spawn_blocking(move || hash_source(&*source))
+        .await
+        .ok()?
+        .ok()
+}
+
+/// The name of this machine, as far as it has one.
+fn host_name() -> Option<String> {
+    let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
+    (!name.is_empty()).then_some(name)
+}

@@ -1,0 +1,237 @@
+//! A look into an archive, and what is noted of it for its manifest.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::json;
+
+use super::Run;
+use super::record::{Record, RecordedArchive, members_folder, members_path};
+use super::send::Ready;
+use crate::archive::{Archive, ArchiveKind, ArchiveName, belonging, find_archives};
+use crate::gitlab::inspect::{Inspection, look_into};
+use crate::manifest::secrets_fingerprint;
+use crate::source::file::FileSource;
+use crate::source::{Fingerprint, Source, read_exact_at};
+use crate::state::private_file;
+use crate::tar::Member;
+
+/// Longer secrets are none of GitLab's; bytes.
+const LONGEST_SECRETS: u64 = 4 * 1024 * 1024;
+/// Where a config archive has the secrets, behind whatever slash.
+const SECRETS: &[u8] = b"etc/gitlab/gitlab-secrets.json";
+
+/// An archive that may be sent.
+pub(super) struct Opened {
+    pub(super) source: Arc<FileSource>,
+    /// Of the bytes that were looked into.
+    pub(super) fingerprint: Fingerprint,
+    pub(super) seen: Inspection,
+    /// Of the secrets in it, see [`secrets_fingerprint`].
+    pub(super) secrets: Option<String>,
+}
+
+/// Opens an archive, brings it to the disk and looks into it; its members go into the list at `members`,
+/// if there is a place for it. The error says why the archive cannot be sent.
+pub(super) async fn open(
+    archive: &Archive,
+    skipped: &[String],
+    members: Option<PathBuf>,
+) -> Result<Opened, String> {
+    let (path, name, skipped) = (archive.path.clone(), archive.name.clone(), skipped.to_vec());
+    let looking =
+        tokio::task::spawn_blocking(move || look(&path, &name, &skipped, members.as_deref()));
+    looking
+        .await
+        .unwrap_or_else(|_| Err("the program is ending".to_owned()))
+}
+
+fn look(
+    path: &Path,
+    name: &ArchiveName,
+    skipped: &[String],
+    members: Option<&Path>,
+) -> Result<Opened, String> {
+    let source = FileSource::open(path).map_err(|error| error.to_string())?;
+    // After a power cut the file must still be what its upload was begun with. On a read-only disk it is.
+    let _ = source.sync();
+    let fingerprint = source.fingerprint().map_err(|error| error.to_string())?;
+    // A list that cannot be written is left out: rehearsing and restoring do without it.
+    let mut list = members.and_then(|path| MemberList::create(path, name).ok());
+    let mut secrets = None;
+    let mut each = |member: &Member| {
+        if let Some(list) = &mut list {
+            list.add(member);
+        }
+        if name.kind == ArchiveKind::Config && is_secrets(member) {
+            secrets = fingerprint_of(&source, member);
+        }
+    };
+    let seen = look_into(&source, name.kind, skipped, &mut each).map_err(|e| e.to_string())?;
+    if source.fingerprint().ok().as_ref() != Some(&fingerprint) {
+        return Err("it changed while it was looked into".to_owned());
+    }
+    if let (Some(path), Some(Err(error))) = (members, list.map(MemberList::finish)) {
+        tracing::debug!("{}: {error}", path.display());
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(Opened {
+        source: Arc::new(source),
+        fingerprint,
+        seen,
+        secrets,
+    })
+}
+
+fn is_secrets(member: &Member) -> bool {
+    let path = member.path.strip_prefix(b".").unwrap_or(&member.path);
+    let path = path.strip_prefix(b"/").unwrap_or(path);
+    member.is_file && path == SECRETS && member.size <= LONGEST_SECRETS
+}
+
+fn fingerprint_of(source: &FileSource, member: &Member) -> Option<String> {
+    let mut secrets = vec![0; usize::try_from(member.size).ok()?];
+    read_exact_at(source, member.offset, &mut secrets).ok()?;
+    Some(secrets_fingerprint(&secrets))
+}
+
+/// The files of an archive: a line that names it, then `[path, offset, size]` for each, compressed.
+struct MemberList {
+    lines: GzEncoder<BufWriter<File>>,
+    failure: Option<io::Error>,
+}
+
+impl MemberList {
+    fn create(path: &Path, name: &ArchiveName) -> io::Result<MemberList> {
+        let file =
+            private_file(OpenOptions::new().write(true).create(true).truncate(true)).open(path)?;
+        let mut list = MemberList {
+            lines: GzEncoder::new(BufWriter::new(file), Compression::default()),
+            failure: None,
+        };
+        list.line(&json!({ "format": 1, "archive": name.as_str(), "kind": name.kind }));
+        Ok(list)
+    }
+
+    fn add(&mut self, member: &Member) {
+        if member.is_file {
+            let path = String::from_utf8_lossy(&member.path);
+            self.line(&json!([path, member.offset, member.size]));
+        }
+    }
+
+    fn line(&mut self, value: &serde_json::Value) {
+        if self.failure.is_none() {
+            self.failure = writeln!(self.lines, "{value}").err();
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self.failure {
+            Some(error) => Err(error),
+            None => self.lines.finish()?.flush(),
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Where the member list of an archive goes; none if there is no place for it.
+    pub(super) fn members_path(&self, name: &ArchiveName) -> Option<PathBuf> {
+        let made = members_folder(self.job.state);
+        made.ok()
+            .map(|_| members_path(self.job.state, name.as_str()))
+    }
+
+    /// Notes what is to be stored, for its manifest, before the first byte is sent. None if there is no data
+    /// archive, without which it is no backup.
+    pub(super) async fn record(&self, ready: &[Ready]) -> Option<Record> {
+        let of_kind = |kind| ready.iter().find(|ready| ready.archive.name.kind == kind);
+        let Some(data) = of_kind(ArchiveKind::Data) else {
+            return self.record_of_config(of_kind(ArchiveKind::Config)?);
+        };
+        let id = data.archive.name.backup_id()?;
+        data.opened.as_ref().ok()?;
+        let mut record = Record::new(id, self.waiting());
+        for ready in ready {
+            add(&mut record, ready, true);
+        }
+        if !self.job.request.kinds.contains(&ArchiveKind::Config)
+            && let Some(config) = self.companion(&data.archive.name).await
+        {
+            add(&mut record, &config, false);
+        }
+        self.save(&record);
+        Some(record)
+    }
+
+    /// A config archive that was made alone joins the backup of the day that has none.
+    fn record_of_config(&self, config: &Ready) -> Option<Record> {
+        let mut all = Record::all(self.job.state);
+        let near = |record: &Record| {
+            let data = ArchiveName::of_backup(&record.backup_id);
+            let configs = [config.archive.name.clone()];
+            data.is_some_and(|data| belonging(&data, &configs, |name| name).is_some())
+        };
+        let lacking = all.iter().rposition(|record| {
+            record
+                .archive(ArchiveKind::Config)
+                .is_none_or(|known| known.name == config.archive.name.as_str())
+                && near(record)
+        });
+        let mut record = all.swap_remove(lacking?);
+        record
+            .archives
+            .retain(|archive| archive.kind != ArchiveKind::Config);
+        add(&mut record, config, true);
+        for name in self.waiting() {
+            if !record.waiting.contains(&name) {
+                record.waiting.push(name);
+            }
+        }
+        self.save(&record);
+        Some(record)
+    }
+
+    fn waiting(&self) -> Vec<String> {
+        self.job
+            .taking_part()
+            .map(|destination| destination.name().to_owned())
+            .collect()
+    }
+
+    /// The config archive on this machine that belongs to a data archive that was made alone.
+    async fn companion(&self, data: &ArchiveName) -> Option<Ready> {
+        let configs = find_archives(&self.job.gitlab.config_dir, ArchiveKind::Config).ok()?;
+        let archive = belonging(data, &configs, |config| &config.name)?.clone();
+        let members = self.members_path(&archive.name);
+        let opened = open(&archive, &[], members).await.ok()?;
+        Some(Ready {
+            doubts: opened.seen.doubts.clone(),
+            archive,
+            made_by_this_run: false,
+            opened: Ok(opened),
+        })
+    }
+}
+
+fn add(record: &mut Record, ready: &Ready, asked: bool) {
+    let Ok(opened) = &ready.opened else { return };
+    if let Some(secrets) = &opened.secrets {
+        record.secrets_fingerprint = Some(secrets.clone());
+    }
+    record.archives.push(RecordedArchive {
+        kind: ready.archive.name.kind,
+        name: ready.archive.name.as_str().to_owned(),
+        path: ready.archive.path.clone(),
+        fingerprint: opened.fingerprint.clone(),
+        size: opened.source.len(),
+        content_hash: None,
+        doubts: ready.doubts.clone(),
+        contents: opened.seen.contents.clone(),
+        asked,
+    });
+}
