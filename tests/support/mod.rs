@@ -6,5 +6,6 @@
     reason = "every test binary uses another part of it"
 )]
 
+pub mod backup;
 pub mod dropbox;
 pub mod host;
