@@ -1,4 +1,5 @@
-//! The backups that tests make are what GitLab makes: git, gzip, tar and `PostgreSQL`'s rules agree.
+//! What other tests stand on: backups as GitLab makes them (git, gzip, tar and `PostgreSQL`'s rules agree),
+//! and a stand-in for GitLab that restores them, or refuses to, as GitLab does.
 
 mod support;
 
@@ -7,7 +8,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use support::backup::{Layout, Member, RealBackup, gunzip, repack};
+use support::host::{Ended, Host};
 
 const STAMP: u64 = 1_702_758_583;
 const ID: &str = "1702758583_2023_12_16_17.8.2";
@@ -252,4 +257,344 @@ fn the_dump_is_one_that_postgresql_can_read() {
         }
     }
     assert_eq!((rows, columns), (3 + 3 + 3 + 3 + 6, None));
+}
+
+fn gitlab(host: &Host, command: &str) -> Ended {
+    host.gitlab(command).output().expect("it runs").into()
+}
+
+fn good(host: &Host, command: &str) -> Ended {
+    let ended = gitlab(host, command);
+    assert_eq!(ended.status, Some(0), "{command}: {ended}");
+    ended
+}
+
+/// A machine with two backups: `(id, name of the data archive)` of the one to restore.
+fn machine() -> (Host, String) {
+    let mut host = Host::without_config("/nonexistent");
+    host.populate(&RealBackup::new(11));
+    host.set("STUB_NOW", STAMP.to_string());
+    good(&host, "gitlab-ctl backup-etc");
+    good(&host, "gitlab-backup create");
+    (host, ID.to_owned())
+}
+
+/// Takes both archives away, and gives them to the machine that follows.
+fn move_to_new_machine(host: &Host) -> Vec<u8> {
+    let data = host.path(&format!("var/opt/gitlab/backups/{ID}_gitlab_backup.tar"));
+    let config = host.path("etc/gitlab/config_backup/gitlab_config_1702758583_2023_12_16.tar");
+    let (data, config) = (
+        fs::read(data).expect("data"),
+        fs::read(config).expect("config"),
+    );
+    host.wipe();
+    let path = host.path(&format!("var/opt/gitlab/backups/{ID}_gitlab_backup.tar"));
+    fs::write(&path, data).expect("data");
+    config
+}
+
+fn put_configuration_back(host: &Host, config: &[u8]) {
+    fs::remove_dir_all(host.path("etc/gitlab")).expect("the new one's");
+    let archive = host.path("config.tar");
+    fs::write(&archive, config).expect("an archive");
+    // The members are rooted: below this machine's root.
+    run(
+        "tar",
+        &["-xf", archive.to_str().expect("a path")],
+        host.root(),
+    );
+}
+
+#[test]
+fn the_stand_in_packs_its_state_as_the_fixture_does() {
+    let (host, id) = machine();
+    let archive = host.path(&format!("var/opt/gitlab/backups/{id}_gitlab_backup.tar"));
+    let unpack = |archive: &Path, name: &str| {
+        let folder = host.path(name);
+        fs::create_dir(&folder).expect("a folder");
+        run("tar", &["-xf", archive.to_str().expect("a path")], &folder);
+        run(
+            "sh",
+            &[
+                "-c",
+                "for part in *.tar.gz; do gzip -dc $part | tar -tf - | sort; done; gzip -d db/*.gz; find . -type f ! -name '*.tar.gz' -print0 | sort -z | xargs -0 sha256sum",
+            ],
+            &folder,
+        )
+    };
+    let fixture = host.path("fixture.tar");
+    repack(&RealBackup::new(11).members(STAMP), &fixture);
+    assert_eq!(unpack(&archive, "stand-in"), unpack(&fixture, "fixture"));
+}
+
+#[test]
+fn a_wiped_machine_is_restored_step_by_step() {
+    let (host, id) = machine();
+    let (data, settings) = (host.gitlab_state(), host.gitlab_configuration());
+    assert!(
+        data.len() > 10 && settings.len() == 5,
+        "{data:?} {settings:?}"
+    );
+    let config = move_to_new_machine(&host);
+    assert_ne!(host.gitlab_state(), data);
+    assert_ne!(host.gitlab_configuration(), settings);
+
+    put_configuration_back(&host, &config);
+    assert_eq!(host.gitlab_configuration(), settings);
+    good(&host, "gitlab-ctl reconfigure");
+    good(&host, "gitlab-ctl stop puma");
+    good(&host, "gitlab-ctl stop sidekiq");
+    assert_eq!(gitlab(&host, "gitlab-ctl status").status, Some(6));
+    let ended = good(
+        &host,
+        &format!("gitlab-backup restore BACKUP={id} force=yes"),
+    );
+    // What a Linux package says although all is well.
+    assert!(
+        ended
+            .out
+            .contains("ERROR:  must be owner of extension pg_trgm"),
+        "{ended}"
+    );
+    assert_eq!(host.gitlab_state(), data);
+    good(&host, "gitlab-ctl reconfigure");
+    good(&host, "gitlab-ctl start");
+    let check = good(&host, "gitlab-rake gitlab:check SANITIZE=true");
+    assert!(
+        check
+            .out
+            .ends_with("Checking GitLab subtasks ... Finished\n")
+            && !check.out.contains("Try fixing it"),
+        "{check}"
+    );
+    let secrets = good(&host, "gitlab-rake gitlab:doctor:secrets");
+    assert!(
+        secrets
+            .out
+            .contains(" INFO -- : Total: 0 row(s) affected\n"),
+        "{secrets}"
+    );
+    good(&host, "gitlab-rake gitlab:uploads:check");
+    assert!(
+        !host
+            .path("var/opt/gitlab/backups/backup_information.yml")
+            .exists()
+    );
+}
+
+#[test]
+fn foreign_keys_are_noticed_and_so_is_a_forgotten_reconfigure() {
+    let (host, id) = machine();
+    let config = move_to_new_machine(&host);
+    for service in ["puma", "sidekiq"] {
+        good(&host, &format!("gitlab-ctl stop {service}"));
+    }
+    good(
+        &host,
+        &format!("gitlab-backup restore BACKUP={id} force=yes"),
+    );
+    let bad = "Total: 3 row(s) affected";
+    let secrets = good(&host, "gitlab-rake gitlab:doctor:secrets VERBOSE=1");
+    assert!(
+        secrets.out.contains(bad)
+            && secrets
+                .out
+                .contains("DEBUG -- :   - Ci::Variable[2]: value"),
+        "{secrets}"
+    );
+    put_configuration_back(&host, &config);
+    let secrets = good(&host, "gitlab-rake gitlab:doctor:secrets");
+    assert!(secrets.out.contains(bad), "{secrets}");
+    good(&host, "gitlab-ctl reconfigure");
+    let secrets = good(&host, "gitlab-rake gitlab:doctor:secrets");
+    assert!(
+        secrets.out.contains("Total: 0 row(s) affected"),
+        "{secrets}"
+    );
+    // And the check says what is down.
+    let check = good(&host, "gitlab-rake gitlab:check SANITIZE=true");
+    assert!(
+        check.out.contains("Sidekiq: ... Running? ... no")
+            && check.out.contains("self-check failed"),
+        "{check}"
+    );
+}
+
+#[test]
+fn a_restore_is_refused_as_gitlab_refuses_it() {
+    let (mut host, id) = machine();
+    let before = host.gitlab_state();
+    let archive = host.path(&format!("var/opt/gitlab/backups/{id}_gitlab_backup.tar"));
+    let second = host.path("var/opt/gitlab/backups/dump_gitlab_backup.tar");
+    let restore = format!("gitlab-backup restore BACKUP={id} force=yes");
+    let refused = |host: &Host, command: &str, status: i32, says: &str| {
+        let ended = gitlab(host, command);
+        assert_eq!(ended.status, Some(status), "{command}: {ended}");
+        assert!(
+            format!("{ended}").contains(says),
+            "{says} is not in {ended}"
+        );
+        assert_eq!(host.gitlab_state(), before, "{command}");
+    };
+    refused(
+        &host,
+        "gitlab-backup restore BACKUP=other force=yes",
+        1,
+        "The backup file other_gitlab_backup.tar does not exist!",
+    );
+    fs::copy(&archive, &second).expect("a second one");
+    refused(
+        &host,
+        "gitlab-backup restore force=yes",
+        1,
+        "Found more than one backup:",
+    );
+    fs::remove_file(&second).expect("removed");
+    // Closed stdin: nobody answers.
+    refused(
+        &host,
+        &format!("gitlab-backup restore BACKUP={id}"),
+        1,
+        "undefined method `chomp' for nil",
+    );
+    refused(
+        &host,
+        &format!("{restore} strayword"),
+        1,
+        "Don't know how to build task 'strayword'",
+    );
+
+    for version in ["17.8.3", "17.8.2-ee"] {
+        host.set("STUB_VERSION", version);
+        let says = format!(
+            "Your current GitLab version ({version}) differs from the GitLab version in the backup!"
+        );
+        refused(&host, &restore, 1, &says);
+    }
+    let manifest =
+        fs::read_to_string(host.path("opt/gitlab/version-manifest.txt")).expect("a manifest");
+    assert!(manifest.starts_with("gitlab-ee 17.8.2\n"), "{manifest}");
+    host.set("STUB_VERSION", "17.8.2");
+    refused(
+        &host,
+        "gitlab-rake gitlab:nonsense",
+        1,
+        "Don't know how to build task",
+    );
+
+    host.set("STUB_GIT_USER", "daemon");
+    refused(&host, &restore, 1, "Cannot open: Permission denied");
+    fs::set_permissions(&archive, fs::Permissions::from_mode(0o604)).expect("a mode");
+    good(&host, "gitlab-ctl stop puma");
+    good(&host, "gitlab-ctl stop sidekiq");
+    good(&host, &restore);
+    assert_eq!(host.gitlab_state(), before);
+
+    fs::remove_file(host.path("opt/gitlab/etc/gitlab-rails-rc")).expect("removed");
+    refused(
+        &host,
+        &restore,
+        2,
+        "could not load /opt/gitlab/etc/gitlab-rails-rc",
+    );
+    good(&host, "gitlab-ctl stop postgresql");
+    good(&host, "gitlab-ctl reconfigure");
+    refused(&host, &restore, 1, "PG::ConnectionBad");
+    fs::remove_file(host.path("etc/gitlab/gitlab.rb")).expect("removed");
+    refused(
+        &host,
+        "gitlab-ctl reconfigure",
+        1,
+        "There was an error running gitlab-ctl reconfigure",
+    );
+}
+
+#[test]
+fn services_that_were_left_running_write_into_the_restored_database() {
+    let (host, id) = machine();
+    let before = host.gitlab_state();
+    good(&host, "gitlab-ctl stop sidekiq");
+    good(
+        &host,
+        &format!("gitlab-backup restore BACKUP={id} force=yes"),
+    );
+    assert_ne!(host.gitlab_state(), before);
+    good(&host, "gitlab-ctl stop puma");
+    good(
+        &host,
+        &format!("gitlab-backup restore BACKUP={id} force=yes"),
+    );
+    assert_eq!(host.gitlab_state(), before);
+}
+
+#[test]
+fn faults_come_at_the_call_they_are_asked_for_and_a_second_restore_mends_them() {
+    let (mut host, id) = machine();
+    let before = host.gitlab_state();
+    good(&host, "gitlab-ctl stop puma");
+    good(&host, "gitlab-ctl stop sidekiq");
+    let restore = format!("gitlab-backup restore BACKUP={id} force=yes");
+    let mut calls = 0;
+    for (fault, status) in [
+        ("aborts", Some(1)),
+        ("killed", None),
+        ("repositories", Some(1)),
+        ("db-errors", Some(1)),
+    ] {
+        host.set("STUB_FAIL_RESTORE", format!("{fault}@{}", calls + 1));
+        // What came after the backup has to go.
+        fs::write(host.path("var/opt/gitlab/state/uploads/later"), "x").expect("an upload");
+        let ended = gitlab(&host, &restore);
+        assert_eq!(ended.status, status, "{fault}: {ended}");
+        assert_ne!(host.gitlab_state(), before, "{fault}");
+        let ended = good(&host, &restore);
+        assert_eq!(
+            ended.out.contains("but the process is not running"),
+            fault == "killed",
+            "{ended}"
+        );
+        assert_eq!(host.gitlab_state(), before, "{fault}");
+        calls += 2;
+    }
+    // `force` is not enough where the database had errors; this is.
+    host.set("STUB_FAIL_RESTORE", "db-errors")
+        .set("GITLAB_ASSUME_YES", "1");
+    good(&host, &restore);
+    let last = host
+        .calls()
+        .lines()
+        .last()
+        .map(str::to_owned)
+        .expect("a call");
+    assert!(
+        last.contains(&format!("argv=[restore][BACKUP={id}][force=yes]"))
+            && last.contains(" assume_yes=1 "),
+        "{last}"
+    );
+
+    host.set("STUB_FAIL_RECONFIGURE", "chef@2")
+        .set("STUB_FAIL_RAKE", "aborts@1");
+    assert_eq!(gitlab(&host, "gitlab-ctl reconfigure").status, Some(0));
+    assert_eq!(gitlab(&host, "gitlab-ctl reconfigure").status, Some(1));
+    assert_eq!(gitlab(&host, "gitlab-ctl reconfigure").status, Some(0));
+    assert_eq!(gitlab(&host, "gitlab-rake gitlab:check").status, Some(1));
+    assert_eq!(gitlab(&host, "gitlab-rake gitlab:check").status, Some(0));
+}
+
+#[test]
+fn older_backups_are_restored_by_the_version_that_made_them() {
+    let mut host = Host::without_config("/nonexistent");
+    host.set("STUB_VERSION", "15.2.0")
+        .set("GITLAB_ASSUME_YES", "1");
+    let legacy = RealBackup::legacy(4);
+    host.populate(&legacy);
+    let before = host.gitlab_state();
+    host.wipe();
+    let folder = host.path("var/opt/gitlab/backups");
+    legacy.write_into(&folder, &host.path("etc/gitlab/config_backup"), STAMP);
+    for service in ["puma", "sidekiq"] {
+        good(&host, &format!("gitlab-ctl stop {service}"));
+    }
+    good(&host, "gitlab-backup restore");
+    assert_eq!(host.gitlab_state(), before);
 }

@@ -102,7 +102,8 @@ impl RealBackup {
             .layout(Layout::Legacy)
     }
 
-    /// How many projects there are: the first has custom hooks and a wiki, the third is empty.
+    /// How many projects there are: the first has custom hooks and a wiki, the third is empty. With none,
+    /// this is GitLab as it is installed: nothing in any part.
     pub fn projects(mut self, projects: u64) -> RealBackup {
         self.projects = projects;
         self
@@ -237,6 +238,9 @@ impl RealBackup {
                 hooks: None,
             });
         }
+        if self.projects == 0 {
+            return stored;
+        }
         stored.push(Stored {
             relative: format!("{}.git", hashed("@snippets", 1)),
             project: None,
@@ -284,8 +288,18 @@ impl RealBackup {
             ("lfs", [(lfs, random.bytes(4_000))].into()),
         ]
         .into();
-        let files = |part: &'static str| contents.get(part).cloned().unwrap_or_default();
-        PARTS.map(|part| (part, files(part))).into()
+        let number = database::number(&self.version);
+        let since = |part: &str| match part {
+            "ci_secure_files" => number >= 1601,
+            "external_diffs" => number >= 1701,
+            _ => true,
+        };
+        let files = |part: &str| match self.projects {
+            0 => BTreeMap::new(),
+            _ => contents.get(part).cloned().unwrap_or_default(),
+        };
+        let parts = PARTS.into_iter().filter(|part| since(part));
+        parts.map(|part| (part, files(part))).collect()
     }
 
     fn information(&self, stamp: u64, id: &str) -> Vec<u8> {

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "every test binary uses another part of it")]
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
@@ -11,6 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::backup::{RealBackup, sha256};
 use super::dropbox::{Dropbox, Options};
 
 /// A machine with GitLab's commands, folders and a configuration.
@@ -74,7 +76,7 @@ impl Host {
             fs::create_dir_all(root.join(folder)).expect("folders");
         }
         let stand_ins = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/gitlab");
-        for name in ["gitlab-ctl", "gitlab-backup"] {
+        for name in ["gitlab-ctl", "gitlab-backup", "gitlab-rake"] {
             symlink(stand_ins.join(name), root.join("bin").join(name)).expect("a link");
         }
         let path = format!("{}:/usr/bin:/bin", root.join("bin").display());
@@ -85,11 +87,75 @@ impl Host {
             ("TMPDIR", std::env::temp_dir().into()),
         ];
         let variables = variables.map(|(name, value)| (name.into(), value)).into();
-        Host {
+        let host = Host {
             program: program.into(),
             variables,
             dir,
+        };
+        host.install("17.8.2");
+        host
+    }
+
+    /// Installs this version of GitLab's Linux package (`17.8.2`, `17.8.2-ee`), configured once.
+    pub fn install(&self, version: &str) {
+        let put = |name: &str, text: String| {
+            let path = self.path("opt/gitlab").join(name);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
+            fs::write(path, text).expect("a file of the package");
+        };
+        let (edition, number) = match version.strip_suffix("-ee") {
+            Some(number) => ("ee", number),
+            None => ("ce", version),
+        };
+        put(
+            "embedded/service/gitlab-rails/VERSION",
+            format!("{version}\n"),
+        );
+        put(
+            "version-manifest.txt",
+            format!(
+                "gitlab-{edition} {number}\n\n\
+                 Component                 Installed Version   Version GUID\n\
+                 --------------------------------------------------------------------------------\n\
+                 gitlab-rails              v{version}          git:312ca8c808ebafc3dfe3f20b454b5099aff530e0\n"
+            ),
+        );
+        put("etc/gitlab-rails-rc", "gitlab_user=git\n".to_owned());
+    }
+
+    /// Fills this GitLab: from now on `gitlab-backup create` packs exactly this.
+    pub fn populate(&self, gitlab: &RealBackup) {
+        let (state, etc) = (self.path("var/opt/gitlab/state"), self.path("etc/gitlab"));
+        gitlab.write_state(&state, &etc);
+        let secrets = sha256(gitlab.secrets().as_bytes());
+        fs::write(self.path("var/opt/gitlab/reconfigured"), secrets + "\n").expect("a file");
+    }
+
+    /// Every file GitLab's data consist of, with its SHA-256: equal before and after, all is back.
+    pub fn gitlab_state(&self) -> BTreeMap<String, String> {
+        digests(&self.path("var/opt/gitlab/state"))
+    }
+
+    /// Every file of `/etc/gitlab` but the backups, with its SHA-256.
+    pub fn gitlab_configuration(&self) -> BTreeMap<String, String> {
+        let mut found = digests(&self.path("etc/gitlab"));
+        found.retain(|name, _| !name.starts_with("config_backup/"));
+        found
+    }
+
+    /// The machine dies; another takes its place, with the same version of GitLab, newly installed: its own
+    /// keys, no data, no backups. The program's configuration is there, its state is not.
+    pub fn wipe(&self) {
+        for folder in ["var", "etc", "state", "down"] {
+            let path = self.path(folder);
+            if path.exists() {
+                fs::remove_dir_all(path).expect("removed");
+            }
         }
+        for folder in ["var/opt/gitlab/backups", "state"] {
+            fs::create_dir_all(self.path(folder)).expect("folders");
+        }
+        self.populate(&RealBackup::new(u64::MAX).projects(0));
     }
 
     /// Lets the folder stay, and says where it is.
@@ -141,8 +207,12 @@ impl Host {
 
     /// Sets a variable for the program from now on.
     pub fn set(&mut self, name: &str, value: impl Into<OsString>) -> &mut Host {
+        let value = value.into();
+        if let Some(version) = value.to_str().filter(|_| name == "STUB_VERSION") {
+            self.install(version);
+        }
         self.variables.retain(|(known, _)| known != name);
-        self.variables.push((name.into(), value.into()));
+        self.variables.push((name.into(), value));
         self
     }
 
@@ -172,6 +242,21 @@ impl Host {
     /// Starts the program.
     pub fn spawn(&self, arguments: &str) -> Child {
         self.command(arguments).spawn().expect("the program starts")
+    }
+
+    /// One of GitLab's commands as root's shell would run it; standard input is `/dev/null`.
+    pub fn gitlab(&self, command: &str) -> Command {
+        let mut words = command.split_ascii_whitespace();
+        let name = words.next().expect("a command");
+        let mut command = Command::new(self.path("bin").join(name));
+        command
+            .env_clear()
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
     }
 
     /// What the stand-ins wrote about their calls.
@@ -209,6 +294,25 @@ impl Host {
         write_tar(&path, 4096, &[("/etc/gitlab/gitlab-secrets.json", b"{}")]);
         path
     }
+}
+
+/// The files below a folder, by name, with their SHA-256.
+fn digests(folder: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(next).into_iter().flatten() {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                let name = path.strip_prefix(folder).expect("a name").to_string_lossy();
+                let digest = sha256(&fs::read(&path).expect("a file"));
+                found.insert(name.into_owned(), digest);
+            }
+        }
+    }
+    found
 }
 
 /// The beginning of a database dump.

@@ -319,7 +319,7 @@ fn tables(projects: &BTreeMap<u64, String>, secrets: &str) -> Vec<Table> {
 }
 
 /// 17.8.2 → 1708.
-fn number(version: &str) -> u64 {
+pub fn number(version: &str) -> u64 {
     let mut numbers = version.split('.').map_while(|part| part.parse().ok());
     let mut next = || numbers.next().unwrap_or(0_u64);
     next() * 100 + next()
