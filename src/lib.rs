@@ -22,7 +22,8 @@
 //!
 //! Floor 1, the ground:
 //! [`source`] bytes that can be read again · [`archive`] GitLab's names, and which is the newest ·
-//! [`content_hash`] the hash that proves what was stored · [`tar`] the structure of an archive ·
+//! [`content_hash`] the hash that proves what was stored · [`tar`] the structure of an archive, at
+//! random or as a stream ·
 //! [`error`] errors of anything remote · [`http`] the HTTP client · [`retry`] the one loop that sleeps ·
 //! [`settings`] reads settings and collects faults · [`state`] lock and durable files ·
 //! [`stop`] signals · [`progress`] how far an upload is · [`units`] sizes, durations, rates.

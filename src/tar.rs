@@ -1,20 +1,21 @@
-//! The structure of a tar archive, read member by member without its contents.
+//! The structure of a tar archive, read member by member: here at random, without the contents; in
+//! [`stream`] once from front to back, with them.
 //!
 //! GNU and POSIX forms (<https://www.gnu.org/software/tar/manual/html_node/Standard.html>): long names
 //! by `L` members or pax headers, sizes beyond 8 GiB in base 256 or pax, old GNU sparse members. Nothing
 //! an archive says is trusted: every length is checked against the source's.
 
+mod header;
+pub mod stream;
+
 use std::fmt;
 use std::io;
 
+use self::header::{BLOCK, Block, Blocks, next_entry, padded};
+pub use self::header::{Entry, EntryKind};
 use crate::source::{Source, read_exact_at};
 
-/// Everything in a tar is a multiple of this, in bytes.
-const BLOCK: u64 = 512;
-/// A longer name or pax header is refused, in bytes.
-const LONGEST_HEADER: u64 = 1024 * 1024;
-
-/// A member of an archive.
+/// A member of an archive that can be read at random.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// As it stands in the archive, not to be trusted.
@@ -57,13 +58,6 @@ pub struct Members<'a> {
     offset: u64,
 }
 
-/// What headers before a member say about it.
-#[derive(Default)]
-struct Announced {
-    path: Option<Vec<u8>>,
-    size: Option<u64>,
-}
-
 impl<'a> Members<'a> {
     /// From the start of an archive.
     pub fn new(source: &'a dyn Source) -> Members<'a> {
@@ -72,62 +66,21 @@ impl<'a> Members<'a> {
 
     /// The next member; none after the two zero blocks that end a whole archive.
     pub fn next_member(&mut self) -> Result<Option<Member>, TarError> {
-        let mut announced = Announced::default();
-        loop {
-            let start = self.offset;
-            let header = self.block()?;
-            if header.iter().all(|byte| *byte == 0) {
-                return if self.block()?.iter().all(|byte| *byte == 0) {
-                    Ok(None)
-                } else {
-                    Err(self.damaged(start, "has a lone zero block"))
-                };
-            }
-            if !checksum_is_right(&header) {
-                return Err(self.damaged(start, "has a damaged header"));
-            }
-            let stated = number(&header[124..136])
-                .ok_or_else(|| self.damaged(start, "has a damaged size"))?;
-            let kind = header[156];
-            if kind == b'S' {
-                self.skip_sparse_map(&header)?;
-            }
-            let is_header = matches!(kind, b'L' | b'K' | b'x' | b'g');
-            let size = if is_header {
-                stated
-            } else {
-                announced.size.unwrap_or(stated)
-            };
-            // Links, devices and folders have no contents, whatever size is stated.
-            let size = if matches!(kind, b'1'..=b'6') { 0 } else { size };
-            let offset = self.offset;
-            self.offset = size
-                .checked_next_multiple_of(BLOCK)
-                .and_then(|padded| offset.checked_add(padded))
-                .filter(|end| *end <= self.source.len())
-                .ok_or_else(|| self.damaged(start, "is cut off in the member that begins"))?;
-            if !is_header {
-                let path = announced.path.unwrap_or_else(|| short_path(&header));
-                let is_file = matches!(kind, b'0' | 0 | b'7' | b'S');
-                return Ok(Some(Member {
-                    path,
-                    is_file,
-                    offset,
-                    size,
-                }));
-            }
-            if size > LONGEST_HEADER {
-                return Err(self.damaged(start, "has an overlong header"));
-            }
-            let mut text = vec![0; usize::try_from(size).expect("a header fits memory")];
-            read_exact_at(self.source, offset, &mut text)?;
-            match kind {
-                b'L' => announced.path = Some(until_zero(&text).to_vec()),
-                b'x' => read_pax(&text, &mut announced)
-                    .ok_or_else(|| self.damaged(start, "has a damaged pax header"))?,
-                _ => {}
-            }
-        }
+        let start = self.offset;
+        let Some(entry) = next_entry(self)? else {
+            return Ok(None);
+        };
+        let offset = self.offset;
+        self.offset = padded(entry.size)
+            .and_then(|padded| offset.checked_add(padded))
+            .filter(|end| *end <= self.source.len())
+            .ok_or_else(|| self.damaged(start, "is cut off in the member that begins"))?;
+        Ok(Some(Member {
+            is_file: entry.kind == EntryKind::File,
+            path: entry.path,
+            offset,
+            size: entry.size,
+        }))
     }
 
     /// Whether anything but zeros follows where the walk stands; GNU tar pads, but writes nothing there.
@@ -145,24 +98,21 @@ impl<'a> Members<'a> {
             offset += len as u64;
         }
     }
+}
 
-    fn block(&mut self) -> Result<[u8; 512], TarError> {
+impl Blocks for Members<'_> {
+    fn position(&self) -> u64 {
+        self.offset
+    }
+
+    fn block(&mut self) -> io::Result<Option<Block>> {
         if self.offset + BLOCK > self.source.len() {
-            return Err(self.damaged(self.offset, "ends without its two closing zero blocks"));
+            return Ok(None);
         }
         let mut block = [0; 512];
         read_exact_at(self.source, self.offset, &mut block)?;
         self.offset += BLOCK;
-        Ok(block)
-    }
-
-    /// An old GNU sparse member's map may go on in blocks of its own.
-    fn skip_sparse_map(&mut self, header: &[u8; 512]) -> Result<(), TarError> {
-        let mut more = header[482] != 0;
-        while more {
-            more = self.block()?[504] != 0;
-        }
-        Ok(())
+        Ok(Some(block))
     }
 
     fn damaged(&self, offset: u64, what: &str) -> TarError {
@@ -173,79 +123,12 @@ impl<'a> Members<'a> {
     }
 }
 
-/// The sum of all bytes, the checksum field itself taken as blanks; some old programs add signed bytes.
-fn checksum_is_right(header: &[u8; 512]) -> bool {
-    let blanked = |i: usize| {
-        if (148..156).contains(&i) {
-            b' '
-        } else {
-            header[i]
-        }
-    };
-    let unsigned: u64 = (0..512).map(|i| u64::from(blanked(i))).sum();
-    let signed: i64 = (0..512).map(|i| i64::from(blanked(i).cast_signed())).sum();
-    number(&header[148..156]).is_some_and(|sum| sum == unsigned || i64::try_from(sum) == Ok(signed))
-}
-
-/// Octal digits, or base 256 where the first bit is set.
-fn number(field: &[u8]) -> Option<u64> {
-    if field[0] & 0x80 != 0 {
-        let (first, rest) = (u64::from(field[0] & 0x7f), &field[1..]);
-        return rest.iter().try_fold(first, |sum, byte| {
-            sum.checked_mul(256)?.checked_add(u64::from(*byte))
-        });
-    }
-    let text = str::from_utf8(field).ok()?.trim_matches([' ', '\0']);
-    if text.is_empty() {
-        Some(0)
-    } else {
-        u64::from_str_radix(text, 8).ok()
-    }
-}
-
-fn short_path(header: &[u8; 512]) -> Vec<u8> {
-    let name = until_zero(&header[..100]);
-    // Only the POSIX form has a prefix; GNU keeps times there.
-    let prefix = if &header[257..263] == b"ustar\0" {
-        until_zero(&header[345..500])
-    } else {
-        &[]
-    };
-    if prefix.is_empty() {
-        name.to_vec()
-    } else {
-        [prefix, b"/", name].concat()
-    }
-}
-
-fn until_zero(field: &[u8]) -> &[u8] {
-    field.split(|byte| *byte == 0).next().unwrap_or_default()
-}
-
-/// Records `LEN KEY=VALUE\n`.
-fn read_pax(mut text: &[u8], announced: &mut Announced) -> Option<()> {
-    while !text.is_empty() {
-        let blank = text.iter().position(|byte| *byte == b' ')?;
-        let len: usize = str::from_utf8(&text[..blank]).ok()?.parse().ok()?;
-        let record = text.get(blank + 1..len)?.strip_suffix(b"\n")?;
-        let equals = record.iter().position(|byte| *byte == b'=')?;
-        let (key, value) = (&record[..equals], &record[equals + 1..]);
-        match key {
-            b"path" => announced.path = Some(value.to_vec()),
-            b"size" => announced.size = Some(str::from_utf8(value).ok()?.parse().ok()?),
-            _ => {}
-        }
-        text = &text[len..];
-    }
-    Some(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::source::file::FileSource;
     use std::fs;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
     use std::process::Command;
 
     fn members(path: &Path) -> Result<Vec<Member>, TarError> {
@@ -258,30 +141,33 @@ mod tests {
         Ok(found)
     }
 
-    /// A tar by GNU tar, with long names, a link, an empty file, and a sparse one.
-    fn sample(dir: &Path, form: &str) -> std::path::PathBuf {
+    /// A tar by GNU tar with long names, links, an empty file, a larger one, and a sparse one.
+    pub(super) fn sample(dir: &Path, form: &str) -> PathBuf {
         let (long, tree) = ("d".repeat(90), dir.join(format!("{form} tree")));
         fs::create_dir_all(tree.join(&long).join(&long)).expect("folders");
         fs::write(tree.join(&long).join(&long).join("deep"), b"deep").expect("write");
         fs::write(tree.join("empty"), b"").expect("write");
-        fs::write(tree.join("file"), vec![7; 1_000]).expect("write");
-        fs::File::create(tree.join("sparse"))
+        fs::write(tree.join("file"), vec![7; 300_000]).expect("write");
+        fs::hard_link(tree.join("file"), tree.join("second")).expect("link");
+        std::os::unix::fs::symlink("file", tree.join("symlink")).expect("link");
+        fs::File::create(tree.join("zeros"))
             .and_then(|f| f.set_len(1 << 20))
             .expect("sparse");
-        std::os::unix::fs::symlink("file", tree.join("link")).expect("link");
         let path = dir.join(format!("{form}.tar"));
         let mut tar = Command::new("tar");
-        tar.arg("--format")
-            .arg(form)
-            .arg("--sort=name")
-            .arg("-cf")
-            .arg(&path)
-            .arg("-C")
-            .arg(&tree);
+        tar.args([
+            "--sort=name",
+            "--mode=640",
+            "--owner=git:998",
+            "--group=web:997",
+        ])
+        .args(["--mtime=@1702758583", "--format", form, "-cf"])
+        .arg(&path);
         if form != "ustar" {
             tar.arg("--sparse");
         }
-        assert!(tar.arg(".").status().expect("tar runs").success());
+        let status = tar.arg("-C").arg(&tree).arg(".").status();
+        assert!(status.expect("tar runs").success());
         path
     }
 
@@ -298,9 +184,9 @@ mod tests {
                 Some((true, 4)),
                 "{form}"
             );
-            assert_eq!(by_name("./file").map(|m| m.size), Some(1_000), "{form}");
+            assert_eq!(by_name("./file").map(|m| m.size), Some(300_000), "{form}");
             assert_eq!(
-                by_name("./link").map(|m| (m.is_file, m.size)),
+                by_name("./symlink").map(|m| (m.is_file, m.size)),
                 Some((false, 0)),
                 "{form}"
             );

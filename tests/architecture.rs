@@ -25,6 +25,7 @@ const FLOORS: [(u8, &[&str]); 4] = [
             "state",
             "stop",
             "tar",
+            "tar/*",
             "units",
         ],
     ),
