@@ -64,6 +64,67 @@ pub fn hash_source(source: &dyn Source) -> io::Result<Digest> {
     Ok(combine(&blocks))
 }
 
+/// The content hash of bytes that come in order, in pieces of any length.
+pub struct ContentHasher {
+    blocks: Context,
+    block: Context,
+    /// How many bytes the current block has.
+    filled: u64,
+    len: u64,
+}
+
+impl Default for ContentHasher {
+    fn default() -> ContentHasher {
+        ContentHasher {
+            blocks: Context::new(&SHA256),
+            block: Context::new(&SHA256),
+            filled: 0,
+            len: 0,
+        }
+    }
+}
+
+impl ContentHasher {
+    /// The next bytes.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        self.len += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let room = usize::try_from(BLOCK_LEN - self.filled).expect("a block fits memory");
+            let (piece, rest) = bytes.split_at(room.min(bytes.len()));
+            self.block.update(piece);
+            self.filled += piece.len() as u64;
+            if self.filled == BLOCK_LEN {
+                self.end_block();
+            }
+            bytes = rest;
+        }
+    }
+
+    /// How many bytes there were so far.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The content hash of all of them.
+    pub fn finish(mut self) -> Digest {
+        if self.filled > 0 {
+            self.end_block();
+        }
+        finish(self.blocks)
+    }
+
+    fn end_block(&mut self) {
+        let block = std::mem::replace(&mut self.block, Context::new(&SHA256));
+        self.blocks.update(block.finish().as_ref());
+        self.filled = 0;
+    }
+}
+
 fn finish(context: Context) -> Digest {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(context.finish().as_ref());
@@ -169,6 +230,12 @@ mod tests {
             ),
         ] {
             assert_eq!(hash(&data), expected, "{} bytes", data.len());
+            for piece in [1_000_003, block, block + 1] {
+                let mut hasher = ContentHasher::default();
+                data.chunks(piece).for_each(|piece| hasher.update(piece));
+                assert_eq!(hasher.len(), data.len() as u64);
+                assert_eq!(hasher.finish().to_string(), expected, "by {piece}");
+            }
         }
     }
 
