@@ -11,6 +11,7 @@ use crate::destination;
 use crate::destination::dropbox::Options;
 use crate::gitlab::host;
 use crate::http::Bandwidth;
+use crate::retention::RetentionPolicy;
 use crate::settings::{ENV_CONFIG, ENV_PREFIX, Reader, Section};
 use crate::units::{MIB, Rate, Size, Span};
 
@@ -31,6 +32,8 @@ pub struct Config {
     pub destinations: Vec<destination::Settings>,
     /// `[upload]`.
     pub upload: Upload,
+    /// `[retention]`; none: nothing is ever deleted.
+    pub retention: Option<RetentionPolicy>,
 }
 
 /// `[upload]`.
@@ -155,6 +158,9 @@ fn gather(reader: &mut Reader) -> Config {
     let mut section = root.section("upload");
     let upload = Upload::read(&mut section);
     section.finish();
+    let mut section = root.section("retention");
+    let retention = RetentionPolicy::read(&mut section);
+    section.finish();
     let mut destinations = Vec::new();
     let sections = root.section("destinations").sections();
     if sections.is_empty() {
@@ -181,6 +187,7 @@ fn gather(reader: &mut Reader) -> Config {
         gitlab,
         destinations,
         upload,
+        retention,
     }
 }
 
@@ -245,6 +252,18 @@ mod tests {
                 .map(str::to_owned)
         };
         assert_eq!(without_secrets(&example), without_secrets(&defaults));
+    }
+
+    #[test]
+    fn the_example_of_what_is_off_by_default_is_right_too() {
+        let (_, table) = EXAMPLE.split_once("# [retention]\n").expect("the table");
+        let keys = table.lines().map_while(|line| line.strip_prefix("# "));
+        let keys: Vec<_> = keys.filter(|line| line.contains(" = ")).collect();
+        let least = "[destinations.dropbox]\ntype = \"dropbox\"\napp_key = \"0123456789abcde\"\n";
+        let (config, _, faults) = read(&format!("{least}[retention]\n{}\n", keys.join("\n")));
+        assert_eq!(faults, [""; 0]);
+        let retention = config.retention.expect("a policy");
+        assert_eq!((retention.keep_daily, retention.local), (7, Some(1)));
     }
 
     #[test]

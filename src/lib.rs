@@ -13,7 +13,7 @@
 //! Floor 3, operations (print nothing, return reports):
 //! [`backup`] the run · [`report`] what it did, and the exit status · [`history`] what earlier runs did ·
 //! [`manifest`] what a stored backup consists of · [`catalog`] what is stored at a destination ·
-//! [`listing`] it as a table · [`verify`] it against the manifests.
+//! [`listing`] it as a table · [`verify`] it against the manifests · [`retention`] which backups are kept.
 //!
 //! Floor 2, the parts (siblings do not know each other):
 //! [`source::file`] a file that is sent · [`source::memory`] a few bytes that are · [`destination`] places that keep archives ·
@@ -47,6 +47,7 @@ pub mod manifest;
 pub mod progress;
 pub mod recovery;
 pub mod report;
+pub mod retention;
 pub mod retry;
 pub mod settings;
 pub mod source;

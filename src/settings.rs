@@ -97,6 +97,7 @@ impl Reader {
             reader: self,
             path: String::new(),
             table,
+            is_given: true,
             places: BTreeMap::new(),
             asked: Vec::new(),
         }
@@ -144,11 +145,17 @@ pub struct Section<'r> {
     /// Dotted; empty for the outermost.
     path: String,
     table: Table,
+    is_given: bool,
     places: BTreeMap<String, Place>,
     asked: Vec<String>,
 }
 
 impl<'r> Section<'r> {
+    /// Whether the file or a variable has this table, be it empty.
+    pub fn is_given(&self) -> bool {
+        self.is_given
+    }
+
     /// The value of a key, if it is given and right; a wrong one is noted and counts as absent.
     pub fn get<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
         let dotted = self.ask(key);
@@ -251,6 +258,13 @@ impl<'r> Section<'r> {
         self.asked.push(key.to_owned());
         let path = self.dotted(key);
         let mut table = Table::new();
+        let start = variable_name(&path);
+        let names_it = |name: &String| {
+            let rest = name.strip_prefix(&start);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("__"))
+        };
+        let mut variables = self.reader.variables.keys();
+        let is_given = self.table.contains_key(key) || variables.any(names_it);
         if let Some((name, text)) = self.variable(&path) {
             match DeTable::parse(&format!("v = {text}")).map(|document| {
                 convert_table(document.into_inner(), &|_| Place::Variable(name.clone()))
@@ -283,6 +297,7 @@ impl<'r> Section<'r> {
             reader: self.reader,
             path,
             table,
+            is_given,
             places: BTreeMap::new(),
             asked: Vec::new(),
         }
@@ -540,8 +555,10 @@ mod tests {
             Some(dir.path().to_owned()),
         );
         let mut root = reader.root();
-        assert_eq!(root.section("u").get::<u8>("n"), Some(3));
-        let token = root.section("t").secret("token");
+        let (mut u, mut t) = (root.section("u"), root.section("t"));
+        assert!(u.is_given() && t.is_given() && !root.section("v").is_given());
+        assert_eq!(u.get::<u8>("n"), Some(3));
+        let token = t.secret("token");
         assert_eq!(
             token.map(|t| t.expose_secret().to_owned()).as_deref(),
             Some("from systemd")

@@ -54,6 +54,8 @@ const FLOORS: [(u8, &[&str]); 4] = [
             "report",
             "report/*",
             "verify",
+            "retention",
+            "retention/*",
         ],
     ),
     (

@@ -243,7 +243,6 @@ fn a_mistyped_type_is_one_fault() {
 #[test]
 fn keys_of_later_features_are_unknown() {
     for (table, key) in [
-        ("retention", "keep_last = 2"),
         ("notify", "on = \"always\""),
         ("encryption", "recipients = [\"age1x\"]"),
         ("guard", "shrink = \"30%\""),
@@ -584,7 +583,17 @@ fn wrong_variables_are_faults_that_name_them() {
             &["`GITLAB_PI_BACKUP_DESTINATIONS__DROPBOX__REFRESH_TOKEN`"],
         ),
         ("STATEDIR", "/x", &["`GITLAB_PI_BACKUP_STATE_DIR`"]),
-        ("RETENTION__KEEP_LAST", "2", &["is no setting"]),
+        (
+            "RETENTION__KEEP_LATS",
+            "2",
+            &["did you mean `GITLAB_PI_BACKUP_RETENTION__KEEP_LAST`?"],
+        ),
+        (
+            "RETENTION",
+            "{ keep_last = 0 }",
+            &["`retention.keep_last`: no rule keeps anything"],
+        ),
+        ("HOOKS__BEFORE", "[]", &["is no setting"]),
         ("CONFIG_FILE", "/x", &["is no setting"]),
         ("UPLOAD__CONCURRENCY", "many", &["\"many\""]),
         ("UPLOAD__CONCURRENCY", "99", &["takes 1 to 32"]),
