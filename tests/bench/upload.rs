@@ -19,6 +19,8 @@ mod parts;
 mod server;
 mod tables;
 
+#[path = "../support/backup/mod.rs"]
+mod backup;
 #[path = "../support/dropbox/mod.rs"]
 mod dropbox;
 #[path = "../support/host.rs"]

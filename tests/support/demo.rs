@@ -9,6 +9,7 @@
     reason = "it is a program that shows something"
 )]
 
+mod backup;
 mod dropbox;
 mod host;
 

@@ -8,6 +8,12 @@
 //! repack(&members, &paths.data);
 //! ```
 
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "every test binary uses another part of it"
+)]
+
 mod config;
 mod database;
 mod git;
