@@ -10,6 +10,7 @@ mod finish;
 mod leftover;
 mod look;
 mod preflight;
+mod prune;
 mod record;
 mod send;
 
@@ -28,11 +29,9 @@ use crate::progress::Show;
 use crate::report::{
     ArchiveReport, Outcome, RunReport, Step, StepReport, StepStatus, UploadStatus,
 };
+use crate::retention::RetentionPolicy;
 use crate::state::StateDir;
 use crate::stop::Stop;
-
-/// The folder of upload journals in the state folder.
-const JOURNALS: &str = "uploads";
 
 /// Everything a run needs.
 pub struct Job<'a> {
@@ -40,6 +39,8 @@ pub struct Job<'a> {
     pub gitlab: &'a host::Settings,
     /// `[guard]`.
     pub guard: &'a guard::Settings,
+    /// `[retention]`, unless nothing is to be pruned.
+    pub retention: Option<&'a RetentionPolicy>,
     /// All configured destinations.
     pub destinations: &'a [Destination],
     /// The names of those that take part.
@@ -333,8 +334,13 @@ impl Run<'_> {
             dry_run: self.job.request.dry_run,
         };
         self.report.conclude(&outcome);
-        if !self.job.request.dry_run && !self.job.is_stopped() {
-            self.write_recovery().await;
+        if !self.job.request.dry_run {
+            if let Some(policy) = self.job.retention {
+                self.prune(policy).await;
+            }
+            if !self.job.is_stopped() {
+                self.write_recovery().await;
+            }
         }
         let took = TimeDelta::from_std(start.elapsed()).unwrap_or_default();
         self.report.finished_at = self.now + took;

@@ -73,6 +73,8 @@ pub enum Command {
     List(ListArgs),
     /// Check that every stored archive is there, of the right size and hash, by metadata alone
     Verify(VerifyArgs),
+    /// Delete old backups as [retention] says
+    Prune(PruneArgs),
 }
 
 impl Command {
@@ -82,6 +84,7 @@ impl Command {
             Command::Run(_) => "run",
             Command::List(_) => "list",
             Command::Verify(_) => "verify",
+            Command::Prune(_) => "prune",
         }
     }
 }
@@ -101,6 +104,9 @@ pub struct RunArgs {
     /// Send only to this destination (may be given several times)
     #[arg(long, value_name = "NAME")]
     pub destination: Vec<String>,
+    /// Delete nothing at the end, whatever [retention] says
+    #[arg(long)]
+    pub no_prune: bool,
     /// Wait so long for another run to end, e.g. 30m
     #[arg(long, value_name = "DURATION")]
     pub wait: Option<Span>,
@@ -115,6 +121,23 @@ pub struct ListArgs {
     /// Only what is at this destination (may be given several times)
     #[arg(long, value_name = "NAME")]
     pub destination: Vec<String>,
+}
+
+/// Options of `prune`.
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Show what would be deleted, and why, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Only at this destination (may be given several times)
+    #[arg(long, value_name = "NAME")]
+    pub destination: Vec<String>,
+    /// Say that what has shrunk is right, and prune again
+    #[arg(long)]
+    pub accept_shrink: bool,
+    /// Wait so long for another run to end, e.g. 30m
+    #[arg(long, value_name = "DURATION")]
+    pub wait: Option<Span>,
 }
 
 /// Options of `verify`.

@@ -2,6 +2,7 @@
 //! What they share at the start is in [`setup`].
 
 pub mod list;
+pub mod prune;
 pub mod run;
 pub mod setup;
 pub mod verify;
@@ -28,6 +29,7 @@ pub fn run(cli: &Cli) -> ExitStatus {
     let result = match &cli.command {
         Command::Run(arguments) => run::run(&cli.global, arguments),
         Command::List(arguments) => list::run(&cli.global, arguments),
+        Command::Prune(arguments) => prune::run(&cli.global, arguments),
         Command::Verify(arguments) => verify::run(&cli.global, arguments),
     };
     result.unwrap_or_else(|(status, message)| fail(json, Some(name), status, &message))

@@ -45,6 +45,7 @@ pub mod listing;
 pub mod logging;
 pub mod manifest;
 pub mod progress;
+pub mod prune;
 pub mod recovery;
 pub mod report;
 pub mod retention;

@@ -180,10 +180,10 @@ impl Run<'_> {
                 .archives
                 .iter()
                 .filter(|row| row.name == archive.name);
-            let stored = rows
+            let mut stored = rows
                 .flat_map(|row| &row.uploads)
                 .filter(|upload| upload.status.is_stored());
-            let hash = stored.filter_map(|upload| upload.content_hash).next();
+            let hash = stored.find_map(|upload| upload.content_hash);
             archive.content_hash = archive.content_hash.or(hash);
         }
     }
@@ -356,7 +356,7 @@ impl Run<'_> {
                 tracing::warn!(
                     "{}: {error}; the backup is stored without its member list",
                     path.display()
-                )
+                );
             })
             .ok()
             .filter(|source| !source.is_empty())

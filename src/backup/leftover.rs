@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Arc;
 
 use super::send::Parcel;
-use super::{JOURNALS, Job, Run};
+use super::{Job, Run};
 use crate::archive::ArchiveName;
 use crate::destination::Destination;
-use crate::destination::dropbox::{self, Header, Unfinished};
+use crate::destination::dropbox::{self, Header, JOURNALS, Unfinished};
 use crate::report::{ArchiveReport, UploadStatus};
 use crate::source::Source;
 use crate::source::file::FileSource;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::look::{Opened, open};
-use super::{Chosen, JOURNALS, Run, seconds};
+use super::{Chosen, Run, seconds};
 use crate::archive::{Archive, ArchiveName};
 use crate::content_hash::{Digest, hash_source};
-use crate::destination::dropbox::{Entry, Transfer};
+use crate::destination::dropbox::{Entry, JOURNALS, Transfer};
 use crate::destination::{Destination, Service};
 use crate::error::{Error, ErrorKind, Retry};
 use crate::http::source_error;

@@ -25,13 +25,18 @@ pub fn run(global: &Global, arguments: &RunArgs) -> Result<ExitStatus, Failure> 
     };
     let wait = arguments.wait.map_or(Duration::ZERO, |wait| wait.0);
     let report = Setup::carry_out(global, loaded, async |setup| {
-        carry_out(&setup, request, wait).await
+        carry_out(&setup, request, arguments.no_prune, wait).await
     })?;
     tell(global, &report, || report.text(Utc::now()));
     Ok(report.exit_status())
 }
 
-async fn carry_out(setup: &Setup, request: Request, wait: Duration) -> Result<RunReport, Failure> {
+async fn carry_out(
+    setup: &Setup,
+    request: Request,
+    no_prune: bool,
+    wait: Duration,
+) -> Result<RunReport, Failure> {
     let dry_run = request.dry_run;
     let _lock = if dry_run {
         None
@@ -42,6 +47,7 @@ async fn carry_out(setup: &Setup, request: Request, wait: Duration) -> Result<Ru
     let job = Job {
         gitlab: &setup.gitlab,
         guard: &setup.guard,
+        retention: setup.retention.as_ref().filter(|_| !no_prune),
         destinations: &setup.destinations,
         selected: &setup.selected,
         upload: &setup.upload,

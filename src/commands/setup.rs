@@ -13,6 +13,7 @@ use crate::destination::dropbox::Options;
 use crate::gitlab::host;
 use crate::guard;
 use crate::progress::Show;
+use crate::retention::RetentionPolicy;
 use crate::retry::Patience;
 use crate::state::{LockError, RunLock, StateDir};
 use crate::stop::Stop;
@@ -29,6 +30,8 @@ pub struct Setup {
     pub gitlab: host::Settings,
     /// `[guard]`.
     pub guard: guard::Settings,
+    /// `[retention]`, if there is one.
+    pub retention: Option<RetentionPolicy>,
     /// All configured destinations.
     pub destinations: Vec<Destination>,
     /// The names of those that take part.
@@ -78,6 +81,7 @@ impl Setup {
             let setup = Setup {
                 gitlab: config.gitlab,
                 guard: guard::Settings { shrink: 30 },
+                retention: config.retention,
                 destinations: destinations.collect(),
                 selected,
                 upload: config.upload.options,

@@ -25,7 +25,9 @@ use crate::settings::Section;
 
 pub use crate::destination::dropbox::api::{Entry, FileEntry};
 pub use crate::destination::dropbox::files::{LARGEST_SMALL_FILE, LONGEST_RANGE};
-pub use crate::destination::dropbox::journal::{Header, Unfinished, discard, unfinished};
+pub use crate::destination::dropbox::journal::{
+    Header, JOURNALS, Unfinished, awaited, discard, unfinished,
+};
 pub use crate::destination::dropbox::upload::{Options, Transfer};
 
 /// `[destinations.NAME]` with `type = "dropbox"`.

@@ -21,6 +21,9 @@ use crate::content_hash::{BLOCK_LEN, Digest, combine};
 use crate::source::Fingerprint;
 use crate::state::{private_file, sync_folder};
 
+/// The folder of upload journals in the state folder.
+pub const JOURNALS: &str = "uploads";
+
 /// The format this program writes.
 const FORMAT: u32 = 1;
 /// Sessions live for seven days; this is well before that.
@@ -147,6 +150,13 @@ pub struct Unfinished {
     pub path: PathBuf,
     /// Which upload it is of and how many bytes of it have arrived, or why it cannot be used.
     pub content: Result<(Header, u64), String>,
+}
+
+/// The files that unfinished uploads still read.
+pub fn awaited(folder: &Path) -> Vec<PathBuf> {
+    let left = unfinished(folder).unwrap_or_default().into_iter();
+    left.filter_map(|left| Some(left.content.ok()?.0.source))
+        .collect()
 }
 
 /// All journals in a folder, in the order of their names.

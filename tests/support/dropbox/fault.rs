@@ -20,7 +20,8 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Hits the first request whose endpoint contains `on`; every endpoint contains "".
+    /// Hits the first request whose endpoint contains `on`, or ends like it if `on` ends in `$`; every
+    /// endpoint contains "".
     #[must_use]
     pub fn on(on: &str, what: What) -> Self {
         Self {
@@ -194,7 +195,10 @@ impl Faults {
         for fault in self
             .0
             .iter_mut()
-            .filter(|fault| endpoint.contains(&fault.on))
+            .filter(|fault| match fault.on.strip_suffix('$') {
+                Some(end) => endpoint.ends_with(end),
+                None => endpoint.contains(&fault.on),
+            })
         {
             if fault.skip > 0 {
                 fault.skip -= 1;

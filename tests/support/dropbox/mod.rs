@@ -285,7 +285,11 @@ impl Dropbox {
     /// The files that are archives of GitLab's, by path.
     pub fn archives(&self) -> Vec<StoredFile> {
         let mut files = self.files();
-        files.retain(|file| file.path_display.ends_with(".tar"));
+        files.retain(|file| {
+            Path::new(&file.path_display)
+                .extension()
+                .is_some_and(|e| e == "tar")
+        });
         files
     }
 
