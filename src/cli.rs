@@ -75,6 +75,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Delete old backups as [retention] says
     Prune(PruneArgs),
+    /// Fetch a stored backup, prove it and put it where GitLab looks for it
+    Restore(RestoreArgs),
 }
 
 impl Command {
@@ -85,6 +87,7 @@ impl Command {
             Command::List(_) => "list",
             Command::Verify(_) => "verify",
             Command::Prune(_) => "prune",
+            Command::Restore(_) => "restore",
         }
     }
 }
@@ -149,6 +152,35 @@ pub struct VerifyArgs {
     /// Only what is at this destination (may be given several times)
     #[arg(long, value_name = "NAME")]
     pub destination: Vec<String>,
+}
+
+/// Options of `restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// A backup ID, or `latest`: the newest complete one
+    #[arg(value_name = "BACKUP")]
+    pub backup: Option<String>,
+    /// Put the archives into this folder instead of GitLab's own
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+    /// Fetch only this kind
+    #[arg(long, value_name = "KIND", value_parser = kind, conflicts_with = "plan")]
+    pub only: Option<ArchiveKind>,
+    /// Fetch from this destination
+    #[arg(long, value_name = "NAME")]
+    pub destination: Option<String>,
+    /// Tell every step back to a running GitLab, and fetch nothing
+    #[arg(long)]
+    pub plan: bool,
+    /// Put the backup back into GitLab, step by step: its configuration and its data are replaced
+    #[arg(long, conflicts_with_all = ["plan", "to", "only"])]
+    pub apply: bool,
+    /// Do not ask before each step
+    #[arg(long, requires = "apply")]
+    pub yes: bool,
+    /// Wait so long for another run to end, e.g. 30m
+    #[arg(long, value_name = "DURATION", conflicts_with = "plan")]
+    pub wait: Option<Span>,
 }
 
 fn kind(text: &str) -> Result<ArchiveKind, String> {

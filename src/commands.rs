@@ -3,6 +3,7 @@
 
 pub mod list;
 pub mod prune;
+pub mod restore;
 pub mod run;
 pub mod setup;
 pub mod verify;
@@ -31,6 +32,7 @@ pub fn run(cli: &Cli) -> ExitStatus {
         Command::List(arguments) => list::run(&cli.global, arguments),
         Command::Prune(arguments) => prune::run(&cli.global, arguments),
         Command::Verify(arguments) => verify::run(&cli.global, arguments),
+        Command::Restore(arguments) => restore::run(&cli.global, arguments),
     };
     result.unwrap_or_else(|(status, message)| fail(json, Some(name), status, &message))
 }
@@ -53,9 +55,14 @@ pub fn fail(json: bool, command: Option<&str>, status: ExitStatus, message: &str
             json!({ "command": command, "status": "failed", "error": message })
         ));
     }
+    complain(message);
+    status
+}
+
+/// Tells of an error.
+pub fn complain(message: &str) {
     // A closed standard error changes nothing.
     let _ = writeln!(io::stderr(), "error: {message}");
-    status
 }
 
 /// Writes a result. That nobody reads it keeps no backup from having been stored.

@@ -12,13 +12,15 @@
 //!
 //! Floor 3, operations (print nothing, return reports):
 //! [`backup`] the run · [`report`] what it did, and the exit status · [`history`] what earlier runs did ·
-//! [`manifest`] what a stored backup consists of · [`catalog`] what is stored at a destination ·
-//! [`listing`] it as a table · [`verify`] it against the manifests · [`retention`] which backups are kept.
+//! [`manifest`] what a stored backup consists of · [`guard`] whether it shrank · [`recovery`] how a person
+//! gets back without this program · [`catalog`] what is stored at a destination · [`listing`] it as a table ·
+//! [`verify`] it against the manifests · [`retention`] which backups are kept · [`prune`] the others go ·
+//! [`restore`] the way back.
 //!
 //! Floor 2, the parts (siblings do not know each other):
-//! [`source::file`] a file that is sent · [`source::memory`] a few bytes that are · [`destination`] places that keep archives ·
-//! [`destination::dropbox`] Dropbox, with the transfer engine · [`gitlab`] GitLab's commands, and a look
-//! into what they make.
+//! [`source::file`] a file that is sent · [`source::memory`] a few bytes that are · [`destination`] places
+//! that keep archives · [`destination::dropbox`] Dropbox, with the transfer engine · [`gitlab`] GitLab's
+//! commands, and a look into what they make.
 //!
 //! Floor 1, the ground:
 //! [`source`] bytes that can be read again · [`archive`] GitLab's names, and which is the newest ·
@@ -48,6 +50,7 @@ pub mod progress;
 pub mod prune;
 pub mod recovery;
 pub mod report;
+pub mod restore;
 pub mod retention;
 pub mod retry;
 pub mod settings;

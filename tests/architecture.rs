@@ -56,6 +56,8 @@ const FLOORS: [(u8, &[&str]); 4] = [
             "report",
             "report/*",
             "retention",
+            "restore",
+            "restore/*",
             "verify",
             "retention",
             "retention/*",

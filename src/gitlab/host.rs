@@ -92,6 +92,10 @@ pub struct Settings {
     pub config_dir: PathBuf,
     /// Where data archives appear.
     pub data_dir: PathBuf,
+    /// GitLab's configuration.
+    pub etc_dir: PathBuf,
+    /// Where the package put GitLab.
+    pub install_dir: PathBuf,
     config_command: Vec<String>,
     data_command: Vec<String>,
     /// GitLab's SKIP list.
@@ -114,6 +118,12 @@ impl Settings {
             data_dir: section
                 .get("data_dir")
                 .unwrap_or_else(|| "/var/opt/gitlab/backups".into()),
+            etc_dir: section
+                .get("etc_dir")
+                .unwrap_or_else(|| "/etc/gitlab".into()),
+            install_dir: section
+                .get("install_dir")
+                .unwrap_or_else(|| "/opt/gitlab".into()),
             config_command: section
                 .get("config_command")
                 .unwrap_or_else(|| words("gitlab-ctl backup-etc")),

@@ -187,6 +187,8 @@ impl Host {
              [gitlab]\n\
              config_dir = \"{root}/etc/gitlab/config_backup\"\n\
              data_dir = \"{root}/var/opt/gitlab/backups\"\n\
+             etc_dir = \"{root}/etc/gitlab\"\n\
+             install_dir = \"{root}/opt/gitlab\"\n\
              [destinations.dropbox]\n\
              type = \"dropbox\"\n\
              app_key = \"{app_key}\"\n\

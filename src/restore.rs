@@ -1,0 +1,419 @@
+//! The way back: a stored backup is fetched, proved and put where GitLab looks for it, and with `--apply` put back
+//! into GitLab.
+//!
+//! Nothing that is there is ever overwritten, nothing that is not proved gets a name, and whatever is
+//! interrupted goes on where it stopped when the same command is called again.
+//!
+//! [`runbook`] the steps, the one list that `--plan` prints and `--apply` carries out · `download` one
+//! archive into a folder, resumed and proved · `target` folders, free space, owners ·
+//! [`report`] what is told at the end.
+
+mod download;
+pub mod report;
+pub mod runbook;
+mod target;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::archive::ArchiveKind;
+use crate::catalog::{self, FileStatus, Found, StoredArchive, StoredBackup, Wanted};
+use crate::content_hash::Digest;
+use crate::destination::Destination;
+use crate::error::{Error, ErrorKind};
+use crate::gitlab::host::Settings;
+use crate::progress::Show;
+use crate::restore::download::{Present, begun, download, look};
+use crate::restore::report::{
+    ArchiveStatus, Purpose, RestoreReport, RestoredArchive, StepRow, StepStatus,
+};
+use crate::restore::runbook::{Known, Places, runbook};
+use crate::restore::target::{Folder, Need, Owner, check_room};
+use crate::retry::Patience;
+use crate::state::StateDir;
+use crate::stop::{Stop, StopSignal};
+
+/// What a restore works with.
+pub struct Job<'a> {
+    /// `[gitlab]`.
+    pub gitlab: &'a Settings,
+    /// The destinations that are asked for the backup.
+    pub destinations: Vec<&'a Destination>,
+    /// How long something may go without progress.
+    pub retry_for: Duration,
+    /// Cache and journal.
+    pub state: &'a StateDir,
+    /// Which backup.
+    pub wanted: Wanted,
+    /// Who is told how far a download is.
+    pub show: Show,
+    /// Whether the program has been asked to stop.
+    pub stop: &'a Stop,
+}
+
+/// Why a restore ends early.
+#[derive(Debug)]
+enum Halt {
+    /// In the words of an error.
+    Failed(String),
+    /// By a signal.
+    Stopped(StopSignal),
+}
+
+impl From<String> for Halt {
+    fn from(message: String) -> Halt {
+        Halt::Failed(message)
+    }
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Halt {
+        Halt::Failed(error.to_string())
+    }
+}
+
+/// An archive that is wanted here, and how it is known to be the right one.
+#[derive(Clone, Debug)]
+struct Wish {
+    kind: ArchiveKind,
+    name: String,
+    stored_path: String,
+    /// In bytes.
+    size: u64,
+    /// As the manifest or the destination tells it.
+    hash: Option<Digest>,
+    /// Names the content, for the part file.
+    key: Digest,
+    rev: String,
+}
+
+/// An archive, its folder, and whose it will be.
+struct Order {
+    wish: Wish,
+    folder: Arc<Folder>,
+    owner: Owner,
+    present: Present,
+}
+
+/// Fetches a backup, or one kind of it, and places it in GitLab's folders, or in `to`.
+pub async fn fetch(job: &Job<'_>, to: Option<&Path>, only: Option<ArchiveKind>) -> RestoreReport {
+    let mut report = RestoreReport::begin(Purpose::Fetch);
+    let work = fetch_into(job, to, only, &mut report);
+    let result = job.unless_stopped(work).await;
+    report.conclude(result)
+}
+
+/// Tells what would be done to put a backup back into GitLab; fetches nothing. `to` is where the archives
+/// would be fetched to.
+pub async fn plan(job: &Job<'_>, to: Option<&Path>, now: DateTime<Utc>) -> RestoreReport {
+    let mut report = RestoreReport::begin(Purpose::Plan);
+    let work = plan_into(job, to, now, &mut report);
+    let result = job.unless_stopped(work).await;
+    report.conclude(result)
+}
+
+async fn plan_into(
+    job: &Job<'_>,
+    to: Option<&Path>,
+    now: DateTime<Utc>,
+    report: &mut RestoreReport,
+) -> Result<(), Halt> {
+    let found = job.find().await?;
+    report.describe(&found);
+    let stored = |kind| {
+        let archive = found.backup.archive(kind);
+        archive.and_then(|archive| Some((archive.name.as_str(), archive.found.as_ref()?.size)))
+    };
+    for kind in ArchiveKind::ALL {
+        if let Some((name, size)) = stored(kind) {
+            let folder = to.unwrap_or_else(|| job.gitlab.folder(kind));
+            report.archives.push(RestoredArchive {
+                kind,
+                name: name.to_owned(),
+                path: folder.join(name),
+                size,
+                verified: false,
+                status: ArchiveStatus::Planned,
+                bytes_fetched: 0,
+                bytes_resumed: 0,
+            });
+        }
+    }
+    let known = Known {
+        backup_id: &found.backup.id,
+        version: report.gitlab_version.as_deref(),
+        config: stored(ArchiveKind::Config),
+        data: stored(ArchiveKind::Data),
+        skipped: &report.skipped,
+    };
+    let kept = kept_path(&job.gitlab.etc_dir, now);
+    let places = Places {
+        etc_dir: &job.gitlab.etc_dir,
+        kept: &kept,
+        config_dir: &job.gitlab.config_dir,
+        data_dir: &job.gitlab.data_dir,
+        fetched: to,
+    };
+    report.steps = rows(runbook(&known, &places));
+    Ok(())
+}
+
+async fn fetch_into(
+    job: &Job<'_>,
+    to: Option<&Path>,
+    only: Option<ArchiveKind>,
+    report: &mut RestoreReport,
+) -> Result<(), Halt> {
+    let found = job.find().await?;
+    report.describe(&found);
+    report.warn_of_doubts();
+    let mut orders = Vec::new();
+    for kind in ArchiveKind::ALL
+        .into_iter()
+        .filter(|kind| only.is_none_or(|only| only == *kind))
+    {
+        let wish = wish(&found, kind, only.is_none())?;
+        let path = to.unwrap_or_else(|| job.gitlab.folder(kind));
+        let folder = Arc::new(Folder::open(path)?);
+        // In a folder of the caller's choice an archive is the caller's own.
+        let owner = if path == job.gitlab.folder(kind) {
+            Owner::of(kind, job.gitlab)
+        } else {
+            Owner::Caller
+        };
+        let present = look(&wish, &folder).await?;
+        orders.push(Order {
+            wish,
+            folder,
+            owner,
+            present,
+        });
+    }
+    check(&orders)?;
+    for order in &orders {
+        let row = bring(job, found.destination, order).await?;
+        report.archives.push(row);
+    }
+    Ok(())
+}
+
+/// Whether all orders can be carried out: nothing is in the way, and there is room.
+fn check(orders: &[Order]) -> Result<(), Halt> {
+    for order in orders {
+        if let Present::Other(what) = &order.present {
+            let path = order.folder.path.join(&order.wish.name);
+            return Err(Halt::Failed(format!(
+                "{} is there already, and it is not the stored archive: {what}; nothing is overwritten\n  \
+                 move it away, or fetch to another folder with --to DIR",
+                path.display()
+            )));
+        }
+    }
+    let needs: Vec<_> = orders
+        .iter()
+        .filter(|order| order.present == Present::Nothing)
+        .map(|order| Need {
+            folder: &order.folder,
+            bytes: order.wish.size - begun(&order.wish, &order.folder),
+        })
+        .collect();
+    Ok(check_room(&needs)?)
+}
+
+/// Fetches, proves and places one archive, if it is not there.
+async fn bring(
+    job: &Job<'_>,
+    destination: &Destination,
+    order: &Order,
+) -> Result<RestoredArchive, Halt> {
+    let Order {
+        wish,
+        folder,
+        owner,
+        ..
+    } = order;
+    let mut row = RestoredArchive {
+        kind: wish.kind,
+        name: wish.name.clone(),
+        path: folder.path.join(&wish.name),
+        size: wish.size,
+        verified: true,
+        status: ArchiveStatus::AlreadyPresent,
+        bytes_fetched: 0,
+        bytes_resumed: 0,
+    };
+    if order.present == Present::Same {
+        return Ok(row);
+    }
+    let fetched = download(job, destination, wish, folder).await?;
+    if let Some(warning) = fetched.part.place(wish, owner)? {
+        tracing::warn!("{warning}");
+    }
+    if !fetched.verified {
+        tracing::warn!(
+            "{}: neither a manifest nor {} tells a content hash; only its size is known to be right",
+            row.path.display(),
+            destination.name()
+        );
+    }
+    row.status = ArchiveStatus::Fetched;
+    row.verified = fetched.verified;
+    row.bytes_resumed = fetched.resumed;
+    row.bytes_fetched = wish.size - fetched.resumed;
+    Ok(row)
+}
+
+/// What is to be fetched of a kind. `both`: the other kind is wanted, too.
+fn wish(found: &Found<'_>, kind: ArchiveKind, both: bool) -> Result<Wish, Halt> {
+    let (destination, backup) = (found.destination.name(), &found.backup);
+    let other = match kind {
+        ArchiveKind::Config => ArchiveKind::Data,
+        ArchiveKind::Data => ArchiveKind::Config,
+    };
+    let missing = |why: &str| {
+        let way_out = if both && is_there(backup, other) {
+            format!("fetch what is there with --only {other}, or name another backup")
+        } else {
+            "name another backup: `gitlab-pi-backup list` shows them".to_owned()
+        };
+        Halt::Failed(format!(
+            "{destination}: {}: the {kind} archive cannot be had: {why}\n  {way_out}",
+            backup.id
+        ))
+    };
+    let archive = backup
+        .archive(kind)
+        .ok_or_else(|| missing("none is stored"))?;
+    let Some(stored) = &archive.found else {
+        return Err(missing(&format!("{} is not there", archive.path)));
+    };
+    match archive.status() {
+        FileStatus::Size => {
+            let expected = archive
+                .expected
+                .as_ref()
+                .map_or(0, |expected| expected.stored_size);
+            let sizes = format!(
+                "{} has {} bytes, not {expected} as the manifest says",
+                archive.path, stored.size
+            );
+            return Err(missing(&sizes));
+        }
+        FileStatus::Hash => {
+            return Err(missing(&format!(
+                "{} has another content than the manifest says",
+                archive.path
+            )));
+        }
+        FileStatus::Ok | FileStatus::Missing | FileStatus::Stray => {}
+    }
+    if stored.name != archive.name.as_str() {
+        return Err(missing(&format!(
+            "{} is encrypted, and this version cannot decrypt",
+            archive.path
+        )));
+    }
+    let hash = known_hash(archive).map_err(|why| missing(&why))?;
+    Ok(Wish {
+        kind,
+        name: archive.name.as_str().to_owned(),
+        stored_path: archive.path.clone(),
+        size: stored.size,
+        hash,
+        key: hash
+            .unwrap_or_else(|| Digest::of(format!("{} {}", stored.rev, stored.size).as_bytes())),
+        rev: stored.rev.clone(),
+    })
+}
+
+/// The content hash of the plain archive: the manifest's word, else the destination's.
+fn known_hash(archive: &StoredArchive) -> Result<Option<Digest>, String> {
+    let told = archive.found.as_ref().and_then(|found| found.content_hash);
+    match &archive.expected {
+        None => Ok(told),
+        // What is stored as GitLab made it has one size and one hash.
+        Some(expected)
+            if expected.content_hash != expected.stored_hash
+                || expected.size != expected.stored_size =>
+        {
+            Err("the manifest contradicts itself".to_owned())
+        }
+        Some(expected) => Ok(Some(expected.content_hash)),
+    }
+}
+
+fn is_there(backup: &StoredBackup, kind: ArchiveKind) -> bool {
+    backup
+        .archive(kind)
+        .is_some_and(|archive| archive.found.is_some())
+}
+
+/// What the present `/etc/gitlab` is moved to.
+fn kept_path(etc_dir: &Path, now: DateTime<Utc>) -> PathBuf {
+    let mut name = etc_dir.as_os_str().to_owned();
+    name.push(now.format(".%Y%m%dT%H%M%SZ").to_string());
+    name.into()
+}
+
+/// Steps that are still to be done.
+fn rows(steps: Vec<runbook::RunbookStep>) -> Vec<StepRow> {
+    let planned = |step| StepRow {
+        step,
+        status: StepStatus::Planned,
+        error: None,
+    };
+    steps.into_iter().map(planned).collect()
+}
+
+impl RestoreReport {
+    /// Notes which backup it is about.
+    fn describe(&mut self, found: &Found<'_>) {
+        let backup = &found.backup;
+        self.backup_id = Some(backup.id.clone());
+        self.destination = Some(found.destination.name().to_owned());
+        let manifest = backup.readable_manifest();
+        let told = manifest.and_then(|manifest| manifest.gitlab_version.clone());
+        self.gitlab_version = told.or_else(|| backup.data_name.version.clone());
+        self.doubts = backup.doubts();
+        if let Some(Err(why)) = &backup.manifest {
+            self.doubts
+                .push(format!("the manifest cannot be used: {why}"));
+        }
+        let data = manifest.and_then(|manifest| manifest.archive(ArchiveKind::Data));
+        self.skipped = data
+            .map(|data| data.contents.skipped.clone())
+            .unwrap_or_default();
+    }
+
+    fn warn_of_doubts(&self) {
+        let id = self.backup_id.as_deref().unwrap_or_default();
+        for doubt in &self.doubts {
+            tracing::warn!("{id} is doubtful: {doubt}");
+        }
+    }
+}
+
+impl Job<'_> {
+    async fn find(&self) -> Result<Found<'_>, Halt> {
+        let patience = || Patience::new(self.retry_for);
+        let destinations = self.destinations.iter().copied();
+        let found = catalog::find(destinations, &self.wanted, self.state, patience).await;
+        found.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Halt::Failed(format!("looking for a backup: {error}")),
+            _ => error.into(),
+        })
+    }
+
+    async fn unless_stopped(
+        &self,
+        work: impl Future<Output = Result<(), Halt>>,
+    ) -> Result<(), Halt> {
+        tokio::select! {
+            done = work => done,
+            signal = self.stop.requested() => Err(Halt::Stopped(signal)),
+        }
+    }
+}

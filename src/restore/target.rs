@@ -1,0 +1,203 @@
+//! Where fetched archives go: the folders, what is in them already, whether there is room, and whose the
+//! files will be.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::User;
+use rustix::fs::{Gid, Uid, fchown, fstatvfs};
+use rustix::process::geteuid;
+
+use crate::archive::ArchiveKind;
+use crate::gitlab::host::Settings;
+use crate::state::sync_folder;
+use crate::units::Size;
+
+/// Whom the Linux package lets GitLab run as, unless `user['username']` says otherwise.
+const GITLAB_USER: &str = "git";
+
+/// A folder that archives are put into.
+#[derive(Debug)]
+pub(super) struct Folder {
+    /// As it was given.
+    pub(super) path: PathBuf,
+    /// Open, so that nobody can slip another one in.
+    pub(super) open: File,
+}
+
+impl Folder {
+    /// Opens it; made with those above it, for its owner alone, if it is missing.
+    pub(super) fn open(path: &Path) -> Result<Folder, String> {
+        let fail = |error: io::Error| {
+            format!(
+                "using the folder {}: {error}\n  name another with --to DIR",
+                path.display()
+            )
+        };
+        if !path.exists() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .and_then(|()| path.parent().map_or(Ok(()), sync_folder))
+                .map_err(fail)?;
+        }
+        if !path.is_dir() {
+            return Err(fail(io::ErrorKind::NotADirectory.into()));
+        }
+        Ok(Folder {
+            path: path.to_owned(),
+            open: File::open(path).map_err(fail)?,
+        })
+    }
+
+    /// Bytes that the file system still takes, and which one it is.
+    fn room(&self) -> io::Result<(u64, u64)> {
+        let room = fstatvfs(&self.open)?;
+        let device = self.open.metadata()?.dev();
+        Ok((device, room.f_bavail.saturating_mul(room.f_frsize)))
+    }
+}
+
+/// What is still to be written into a folder, in bytes.
+pub(super) struct Need<'a> {
+    pub(super) folder: &'a Folder,
+    pub(super) bytes: u64,
+}
+
+/// Looks whether everything fits, folders on one file system taken together.
+pub(super) fn check_room(needs: &[Need<'_>]) -> Result<(), String> {
+    let mut disks: Vec<(u64, u64, u64, &Path)> = Vec::new();
+    for need in needs {
+        let path = need.folder.path.as_path();
+        let (device, free) = need
+            .folder
+            .room()
+            .map_err(|error| format!("asking {} for free space: {error}", path.display()))?;
+        match disks.iter_mut().find(|disk| disk.0 == device) {
+            Some(disk) => disk.2 += need.bytes,
+            None => disks.push((device, free, need.bytes, path)),
+        }
+    }
+    match disks.iter().find(|(_, free, bytes, _)| bytes > free) {
+        None => Ok(()),
+        Some((_, free, bytes, path)) => Err(too_little(path, *bytes, *free)),
+    }
+}
+
+/// What is told when something does not fit.
+pub(super) fn too_little(path: &Path, bytes: u64, free: u64) -> String {
+    format!(
+        "{} are needed in {}, and {} are free there\n  \
+         make room, or fetch the archives to another disk with --to DIR",
+        Size(bytes),
+        path.display(),
+        Size(free)
+    )
+}
+
+/// Whose a placed file will be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// Whoever runs the program.
+    Caller,
+    /// This user and group.
+    Ids {
+        user: u32,
+        group: u32,
+        /// As `chown` takes it.
+        shown: String,
+    },
+}
+
+impl Owner {
+    /// Of an archive in GitLab's own folders: the config archive is root's, the data archive is read by
+    /// GitLab's user (one of root's fails there with "Permission denied").
+    pub(super) fn of(kind: ArchiveKind, gitlab: &Settings) -> Owner {
+        let ids = |user: u32, group: u32, shown: String| Owner::Ids { user, group, shown };
+        match kind {
+            ArchiveKind::Config => ids(0, 0, "root:root".to_owned()),
+            ArchiveKind::Data => match User::from_name(GITLAB_USER) {
+                Ok(Some(user)) => ids(
+                    user.uid.as_raw(),
+                    user.gid.as_raw(),
+                    format!("{GITLAB_USER}:{GITLAB_USER}"),
+                ),
+                // Another name was chosen for it: the folder of its backups is its own.
+                _ => fs::metadata(&gitlab.data_dir).map_or(Owner::Caller, |folder| {
+                    let shown = format!("{}:{}", folder.uid(), folder.gid());
+                    ids(folder.uid(), folder.gid(), shown)
+                }),
+            },
+        }
+    }
+
+    /// Makes an open file its own. That it could not be done is told in the words of a warning.
+    pub(super) fn give(&self, file: &File, path: &Path) -> Option<String> {
+        let Owner::Ids { user, group, shown } = self else {
+            return None;
+        };
+        let metadata = file.metadata().ok()?;
+        if (metadata.uid(), metadata.gid()) == (*user, *group) {
+            return None;
+        }
+        let why = if geteuid().is_root() {
+            let owner = Some(Uid::from_raw(*user));
+            fchown(file, owner, Some(Gid::from_raw(*group)))
+                .err()?
+                .to_string()
+        } else {
+            "only root may".to_owned()
+        };
+        Some(format!(
+            "{} is not given to {shown}: {why}\n  chown {shown} {}",
+            path.display(),
+            path.display()
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_told_with_both_figures() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let one = Folder::open(&dir.path().join("a/b")).expect("made");
+        let two = Folder::open(&dir.path().join("c")).expect("made");
+        let (_, free) = one.room().expect("a figure");
+        let needs = |first: u64, second: u64| {
+            check_room(&[
+                Need {
+                    folder: &one,
+                    bytes: first,
+                },
+                Need {
+                    folder: &two,
+                    bytes: second,
+                },
+            ])
+        };
+        assert_eq!(needs(0, 1), Ok(()));
+        // Each alone would fit.
+        let half = free / 4 * 3;
+        let error = needs(half, half).expect_err("together they do not fit");
+        assert!(error.contains(&Size(half * 2).to_string()), "{error}");
+        assert!(
+            error.contains(&format!("{} are free", Size(free))[..4]),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_folder_is_told() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("file");
+        fs::write(&path, b"").expect("written");
+        let error = Folder::open(&path).expect_err("no folder");
+        assert!(error.contains("--to DIR"), "{error}");
+    }
+}
