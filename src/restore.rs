@@ -192,12 +192,25 @@ async fn fetch_into(
             present,
         });
     }
-    check(&orders)?;
-    for order in &orders {
-        let row = bring(job, found.destination, order).await?;
-        report.archives.push(row);
+    let mut fetching = StepRow {
+        step: runbook::fetch(&found.backup.id, only, to),
+        status: StepStatus::Failed,
+        error: None,
+    };
+    let fetched = async {
+        check(&orders)?;
+        for order in &orders {
+            let row = bring(job, found.destination, order).await?;
+            report.archives.push(row);
+        }
+        Ok(())
+    };
+    let fetched = fetched.await;
+    if fetched.is_ok() {
+        fetching.status = StepStatus::Ok;
     }
-    Ok(())
+    report.steps.push(fetching);
+    fetched
 }
 
 /// Whether all orders can be carried out: nothing is in the way, and there is room.

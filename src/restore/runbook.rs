@@ -11,6 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::archive::ArchiveKind;
 use crate::manifest::edition;
 use crate::units::Size;
 
@@ -125,7 +126,7 @@ pub fn product(version: &str) -> String {
 
 /// All steps, in order. What the backup lacks is left out, and said.
 pub fn runbook(known: &Known<'_>, places: &Places<'_>) -> Vec<RunbookStep> {
-    let mut steps = vec![fetch(known, places), version(known)];
+    let mut steps = vec![fetch_what_is_there(known, places), version(known)];
     if let Some((name, _)) = known.config {
         steps.extend([move_config(places), unpack_config(name, places)]);
     }
@@ -148,40 +149,39 @@ pub fn runbook(known: &Known<'_>, places: &Places<'_>) -> Vec<RunbookStep> {
     steps
 }
 
-fn fetch(known: &Known<'_>, places: &Places<'_>) -> RunbookStep {
+/// Fetching a backup, or one kind of it, into GitLab's folders or into `to`.
+pub fn fetch(backup_id: &str, only: Option<ArchiveKind>, to: Option<&Path>) -> RunbookStep {
     let mut command = words("gitlab-pi-backup restore");
-    command.push(known.backup_id.to_owned());
-    let sizes = [("config", known.config), ("data", known.data)];
-    let mut there = Vec::new();
-    let mut missing = Vec::new();
-    for (kind, archive) in sizes {
-        match archive {
-            Some((name, size)) => there.push(format!("{kind}: {name}, {}", Size(size))),
-            None => missing.push(kind),
-        }
+    command.push(backup_id.to_owned());
+    if let Some(kind) = only {
+        command.extend(["--only".to_owned(), kind.to_string()]);
     }
-    if let [kind] = missing[..] {
-        let other = if kind == "config" { "data" } else { "config" };
-        command.extend(["--only".to_owned(), other.to_owned()]);
-    }
-    if let Some(folder) = places.fetched {
+    if let Some(folder) = to {
         command.extend(["--to".to_owned(), folder.display().to_string()]);
     }
-    let mut step = by_hand(
-        Step::Fetch,
-        "fetch the archives, and compare their sizes and hashes",
-        Some(command),
-    );
-    step.notes = there;
-    for kind in missing {
-        let what = match kind {
-            "config" => {
-                "put gitlab.rb and gitlab-secrets.json there yourself: without the keys the data cannot be decrypted"
+    let title = "fetch the archives, and compare their sizes and hashes";
+    by_hand(Step::Fetch, title, Some(command))
+}
+
+fn fetch_what_is_there(known: &Known<'_>, places: &Places<'_>) -> RunbookStep {
+    let only = match (known.config, known.data) {
+        (Some(_), None) => Some(ArchiveKind::Config),
+        (None, Some(_)) => Some(ArchiveKind::Data),
+        _ => None,
+    };
+    let mut step = fetch(known.backup_id, only, places.fetched);
+    for (kind, archive) in ArchiveKind::ALL.into_iter().zip([known.config, known.data]) {
+        step.notes.push(match (archive, kind) {
+            (Some((name, size)), _) => format!("{kind}: {name}, {}", Size(size)),
+            (None, ArchiveKind::Config) => {
+                "no config archive is stored: without the keys in gitlab-secrets.json \
+                 the data cannot be decrypted"
+                    .to_owned()
             }
-            _ => "only the configuration can be restored",
-        };
-        step.notes
-            .push(format!("no {kind} archive is stored: {what}"));
+            (None, ArchiveKind::Data) => {
+                "no data archive is stored: only the configuration can be restored".to_owned()
+            }
+        });
     }
     step
 }
@@ -486,7 +486,7 @@ mod tests {
         });
         assert!(!steps.contains(&Step::UnpackConfig) && steps.contains(&Step::RestoreData));
         assert!(
-            shown.contains("no config archive is stored: put gitlab.rb"),
+            shown.contains("no config archive is stored: without"),
             "{shown}"
         );
         assert!(shown.contains("--only data"), "{shown}");
