@@ -4,3 +4,4 @@ pub mod contents;
 pub mod host;
 pub mod information;
 pub mod inspect;
+pub mod installed;

@@ -75,7 +75,7 @@ const SIBLINGS: u8 = 2;
 const SLEEPERS: [(&str, &str); 6] = [
     ("progress", "a log line every 30 seconds"),
     (
-        "gitlab/host",
+        "gitlab/host/process",
         "the ten seconds between asking a process group to end and making it",
     ),
     ("retry", "the one loop that sleeps between attempts"),
