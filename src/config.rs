@@ -10,6 +10,7 @@ use crate::content_hash::BLOCK_LEN;
 use crate::destination;
 use crate::destination::dropbox::Options;
 use crate::gitlab::host;
+use crate::guard;
 use crate::http::Bandwidth;
 use crate::retention::RetentionPolicy;
 use crate::settings::{ENV_CONFIG, ENV_PREFIX, Reader, Section};
@@ -34,6 +35,8 @@ pub struct Config {
     pub upload: Upload,
     /// `[retention]`; none: nothing is ever deleted.
     pub retention: Option<RetentionPolicy>,
+    /// `[guard]`.
+    pub guard: guard::Settings,
 }
 
 /// `[upload]`.
@@ -161,6 +164,9 @@ fn gather(reader: &mut Reader) -> Config {
     let mut section = root.section("retention");
     let retention = RetentionPolicy::read(&mut section);
     section.finish();
+    let mut section = root.section("guard");
+    let guard = guard::Settings::read(&mut section);
+    section.finish();
     let mut destinations = Vec::new();
     let sections = root.section("destinations").sections();
     if sections.is_empty() {
@@ -188,6 +194,7 @@ fn gather(reader: &mut Reader) -> Config {
         destinations,
         upload,
         retention,
+        guard,
     }
 }
 

@@ -1,4 +1,5 @@
-//! Sizes, durations and rates as people write them: `8 MiB`, `500 kB`, `90s`, `1h30m`, `2 MiB/s`.
+//! Sizes, durations, rates and percentages as people write them: `8 MiB`, `500 kB`, `90s`, `1h30m`, `2 MiB/s`,
+//! `30%`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -133,6 +134,32 @@ impl fmt::Display for Span {
     }
 }
 
+/// Hundredths of a whole, written `30%`: 0 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(pub u8);
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Percent, String> {
+        let wrong =
+            || format!("`{text}` is not a percentage; write it like `30%`, from 0% to 100%");
+        let number = text.trim().strip_suffix('%').ok_or_else(wrong)?.trim_end();
+        let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+        let percent = number.parse().ok().filter(|_| is_number);
+        percent
+            .filter(|percent| *percent <= 100)
+            .map(Percent)
+            .ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} %", self.0)
+    }
+}
+
 /// `8.5 MiB` → (`8.5`, `MiB`).
 fn split_number(text: &str) -> (&str, &str) {
     let end = text
@@ -163,7 +190,7 @@ macro_rules! deserialize_from_text {
         }
     )*};
 }
-deserialize_from_text!(Size, Rate, Span);
+deserialize_from_text!(Size, Rate, Span, Percent);
 
 #[cfg(test)]
 mod tests {
@@ -203,6 +230,28 @@ mod tests {
         assert_eq!("2 MiB/s".parse(), Ok(Rate(2 << 20)));
         assert_eq!("0".parse(), Ok(Rate(0)));
         assert!("2 MiB".parse::<Rate>().is_err());
+    }
+
+    #[test]
+    fn percentages_are_whole_and_no_more_than_all() {
+        for (text, percent) in [
+            ("30%", Some(30)),
+            (" 30 % ", Some(30)),
+            ("0%", Some(0)),
+            ("100%", Some(100)),
+            ("101%", None),
+            ("256%", None),
+            ("-1%", None),
+            ("+1%", None),
+            ("12.5%", None),
+            ("30", None),
+            ("%", None),
+            ("30%%", None),
+        ] {
+            let read = text.parse::<Percent>().ok();
+            assert_eq!(read.map(|percent| percent.0), percent, "{text}");
+        }
+        assert_eq!(Percent(7).to_string().parse(), Ok(Percent(7)));
     }
 
     #[test]

@@ -245,7 +245,6 @@ fn keys_of_later_features_are_unknown() {
     for (table, key) in [
         ("notify", "on = \"always\""),
         ("encryption", "recipients = [\"age1x\"]"),
-        ("guard", "shrink = \"30%\""),
         ("hooks", "before = []"),
         ("projects", "all = true"),
         ("records", "store = \"sqlite\""),
@@ -592,6 +591,11 @@ fn wrong_variables_are_faults_that_name_them() {
             "RETENTION",
             "{ keep_last = 0 }",
             &["`retention.keep_last`: no rule keeps anything"],
+        ),
+        (
+            "GUARD__SHRINK",
+            "120%",
+            &["`120%` is not a percentage; write it like `30%`"],
         ),
         ("HOOKS__BEFORE", "[]", &["is no setting"]),
         ("CONFIG_FILE", "/x", &["is no setting"]),

@@ -80,7 +80,7 @@ impl Setup {
                 settings.map(|settings| Destination::new(settings, stall, processors));
             let setup = Setup {
                 gitlab: config.gitlab,
-                guard: guard::Settings { shrink: 30 },
+                guard: config.guard,
                 retention: config.retention,
                 destinations: destinations.collect(),
                 selected,
