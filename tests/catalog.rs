@@ -166,6 +166,7 @@ fn a_manifest_that_could_not_be_written_is_written_by_the_next_run() {
 
     // A newer backup is made meanwhile; the older one gets its manifest all the same.
     dropbox.clear_faults();
+    host.populate(&RealBackup::new(1));
     host.set("STUB_NOW", "1702999999");
     let ended = host.run("run --json");
     assert_eq!(ended.status, Some(0), "{ended}");

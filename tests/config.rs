@@ -498,6 +498,7 @@ fn variables_beat_the_file_and_take_its_types() {
             "[\"registry\", \"artifacts\"]",
         ),
         ("GITLAB_PI_BACKUP_GITLAB__NICE", "3"),
+        ("GITLAB_PI_BACKUP_GUARD__SHRINK", "100%"),
         ("GITLAB_PI_BACKUP_DESTINATIONS__DROPBOX__KINDS", "['data']"),
     ];
     for (name, value) in lists {

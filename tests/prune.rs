@@ -150,7 +150,7 @@ fn a_run_prunes_at_its_end_unless_told_not_to_or_failed() {
     let (dropbox, mut host) = machine(3, "keep_last = 2");
     host.populate(&RealBackup::new(1));
     host.set("STUB_NOW", (FIRST + 5 * DAY).to_string());
-    host.set("STUB_FAIL", "db-failed");
+    host.set("STUB_FAIL", "db-new");
     let failed = host.run("run --json");
     assert_eq!(failed.status, Some(1), "{failed}");
     assert_eq!(failed.json()["pruned"], json!([]));
