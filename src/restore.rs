@@ -6,18 +6,23 @@
 //!
 //! [`runbook`] the steps, the one list that `--plan` prints and `--apply` carries out · `download` one
 //! archive into a folder, resumed and proved · `target` folders, free space, owners ·
-//! [`report`] what is told at the end.
+//! `apply` the steps, carried out · `unpack` the config archive, trusted in nothing · `journal` what is
+//! done already · [`report`] what is told at the end.
 
+mod apply;
 mod download;
+mod journal;
 pub mod report;
 pub mod runbook;
 mod target;
+mod unpack;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::archive::ArchiveKind;
 use crate::catalog::{self, FileStatus, Found, StoredArchive, StoredBackup, Wanted};
@@ -35,6 +40,8 @@ use crate::restore::target::{Folder, Need, Owner, check_room};
 use crate::retry::Patience;
 use crate::state::StateDir;
 use crate::stop::{Stop, StopSignal};
+
+pub use crate::restore::apply::apply;
 
 /// What a restore works with.
 pub struct Job<'a> {
@@ -76,7 +83,7 @@ impl From<Error> for Halt {
 }
 
 /// An archive that is wanted here, and how it is known to be the right one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Wish {
     kind: ArchiveKind,
     name: String,
@@ -216,14 +223,7 @@ async fn fetch_into(
 /// Whether all orders can be carried out: nothing is in the way, and there is room.
 fn check(orders: &[Order]) -> Result<(), Halt> {
     for order in orders {
-        if let Present::Other(what) = &order.present {
-            let path = order.folder.path.join(&order.wish.name);
-            return Err(Halt::Failed(format!(
-                "{} is there already, and it is not the stored archive: {what}; nothing is overwritten\n  \
-                 move it away, or fetch to another folder with --to DIR",
-                path.display()
-            )));
-        }
+        in_the_way(&order.wish, &order.folder, &order.present)?;
     }
     let needs: Vec<_> = orders
         .iter()
@@ -234,6 +234,19 @@ fn check(orders: &[Order]) -> Result<(), Halt> {
         })
         .collect();
     Ok(check_room(&needs)?)
+}
+
+/// Something that has the name of an archive and is not that archive.
+fn in_the_way(wish: &Wish, folder: &Folder, present: &Present) -> Result<(), Halt> {
+    let Present::Other(what) = present else {
+        return Ok(());
+    };
+    let path = folder.path.join(&wish.name);
+    Err(Halt::Failed(format!(
+        "{} is there already, and it is not the stored archive: {what}; nothing is overwritten\n  \
+         move it away, or fetch to another folder with --to DIR",
+        path.display()
+    )))
 }
 
 /// Fetches, proves and places one archive, if it is not there.
@@ -272,10 +285,7 @@ async fn bring(
             destination.name()
         );
     }
-    row.status = ArchiveStatus::Fetched;
-    row.verified = fetched.verified;
-    row.bytes_resumed = fetched.resumed;
-    row.bytes_fetched = wish.size - fetched.resumed;
+    row.fetched(&fetched, wish.size);
     Ok(row)
 }
 
@@ -401,6 +411,7 @@ impl RestoreReport {
             .unwrap_or_default();
     }
 
+    /// Tells of everything that is wrong with it although it can be restored.
     fn warn_of_doubts(&self) {
         let id = self.backup_id.as_deref().unwrap_or_default();
         for doubt in &self.doubts {
@@ -420,10 +431,10 @@ impl Job<'_> {
         })
     }
 
-    async fn unless_stopped(
+    async fn unless_stopped<T>(
         &self,
-        work: impl Future<Output = Result<(), Halt>>,
-    ) -> Result<(), Halt> {
+        work: impl Future<Output = Result<T, Halt>>,
+    ) -> Result<T, Halt> {
         tokio::select! {
             done = work => done,
             signal = self.stop.requested() => Err(Halt::Stopped(signal)),

@@ -1,30 +1,42 @@
 //! `restore`
 
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
 
 use chrono::Utc;
 
 use super::setup::{Failure, Setup};
-use super::{ExitStatus, tell};
+use super::{ExitStatus, USAGE, complain, tell};
 use crate::catalog::Wanted;
-use crate::cli::{Global, RestoreArgs};
+use crate::cli::{Global, LogFormat, RestoreArgs};
 use crate::restore::report::RestoreReport;
+use crate::restore::runbook::RunbookStep;
 use crate::restore::{self, Job};
 
 /// Fetches a backup, tells how to restore it, or restores it.
 pub fn run(global: &Global, arguments: &RestoreArgs) -> Result<ExitStatus, Failure> {
+    if arguments.apply && !arguments.yes && !io::stdin().is_terminal() {
+        let message = "`--apply` asks before each step, and standard input is no terminal\n  \
+            run it on one, or answer everything beforehand with --yes";
+        return Err((USAGE, message.to_owned()));
+    }
     let loaded = Setup::load(global, arguments.destination.as_slice())?;
     let report = Setup::carry_out(global, loaded, async |setup| {
-        carry_out(&setup, arguments).await
+        carry_out(&setup, global, arguments).await
     })?;
     tell(global, &report, || report.text());
     if let Some(error) = &report.error {
-        super::complain(error);
+        complain(error);
     }
     Ok(report.exit_status())
 }
 
-async fn carry_out(setup: &Setup, arguments: &RestoreArgs) -> Result<RestoreReport, Failure> {
+async fn carry_out(
+    setup: &Setup,
+    global: &Global,
+    arguments: &RestoreArgs,
+) -> Result<RestoreReport, Failure> {
     let job = Job {
         gitlab: &setup.gitlab,
         destinations: setup.taking_part().collect(),
@@ -40,5 +52,59 @@ async fn carry_out(setup: &Setup, arguments: &RestoreArgs) -> Result<RestoreRepo
     }
     let wait = arguments.wait.map_or(Duration::ZERO, |wait| wait.0);
     let _lock = setup.lock(wait).await?;
-    Ok(restore::fetch(&job, to, arguments.only).await)
+    if !arguments.apply {
+        return Ok(restore::fetch(&job, to, arguments.only).await);
+    }
+    let mut ask = !arguments.yes;
+    let confirm = async |step: &RunbookStep, number: usize, count: usize| {
+        show(global, step, number, count, ask);
+        if !ask {
+            return true;
+        }
+        match answer().await.as_str() {
+            "y" | "yes" => true,
+            "a" | "all" => {
+                ask = false;
+                true
+            }
+            _ => false,
+        }
+    };
+    Ok(restore::apply(&job, Utc::now(), confirm).await)
+}
+
+/// Shows a step before it is done.
+fn show(global: &Global, step: &RunbookStep, number: usize, count: usize, ask: bool) {
+    if global.log_format == LogFormat::Json && !ask {
+        tracing::info!("step {number} of {count}: {}", step.title);
+        return;
+    }
+    if global.quiet && !ask {
+        return;
+    }
+    let mut text = format!("step {number} of {count}: {}\n", step.title);
+    if ask {
+        let command = step.shell().map(|command| format!("    {command}\n"));
+        text += &command.unwrap_or_default();
+        for note in &step.notes {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {note}");
+        }
+        text += "go on? [y]es, [n]o, yes to [a]ll: ";
+    }
+    // A closed standard error changes nothing.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// A line from the terminal; its end is no answer. Read on a thread of its own, so that a signal is heard
+/// meanwhile.
+async fn answer() -> String {
+    let reading = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let line = reading
+        .await
+        .unwrap_or_else(|error| Err(io::Error::other(error)));
+    line.unwrap_or_default().trim().to_ascii_lowercase()
 }

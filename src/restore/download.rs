@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
@@ -169,6 +170,40 @@ pub(super) async fn download(
         part.remove();
         return Err(Halt::Failed(mismatch(job, destination, wish, hash).await));
     }
+}
+
+/// Copies an archive from elsewhere on this machine into `folder`, proves and places it. What could not be
+/// done of its owner is a warning.
+pub(super) async fn copy(
+    wish: &Wish,
+    from: &Path,
+    folder: &Arc<Folder>,
+    owner: &Owner,
+) -> Result<Option<String>, Halt> {
+    let fail = |error: io::Error| {
+        Halt::Failed(format!(
+            "copying {} to {}: {error}",
+            from.display(),
+            folder.path.display()
+        ))
+    };
+    let part = Part::open(wish, folder).map_err(fail)?;
+    let (file, from) = (part.file.clone(), from.to_owned());
+    let copying = move || {
+        file.set_len(0)?;
+        io::copy(&mut File::open(from)?, &mut &*file)?;
+        file.sync_data()
+    };
+    let copied = tokio::task::spawn_blocking(copying).await;
+    copied
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
+        .map_err(fail)?;
+    let hash = part.hash().await.map_err(fail)?;
+    if hash.is_none() || wish.hash.is_some_and(|expected| hash != Some(expected)) {
+        part.remove();
+        return Err(fail(io::Error::other("it changed meanwhile")));
+    }
+    Ok(part.place(wish, owner)?)
 }
 
 /// What to say of bytes that are not the expected ones.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::Halt;
+use super::download::Fetched;
 use super::runbook::{self, RunbookStep};
 use crate::archive::ArchiveKind;
 use crate::report::Status;
@@ -109,6 +110,16 @@ pub enum StepStatus {
     Skipped,
     /// It failed, or was stopped.
     Failed,
+}
+
+impl RestoredArchive {
+    /// Notes that it was fetched.
+    pub(super) fn fetched(&mut self, fetched: &Fetched, size: u64) {
+        self.status = ArchiveStatus::Fetched;
+        self.verified = fetched.verified;
+        self.bytes_resumed = fetched.resumed;
+        self.bytes_fetched = size - fetched.resumed;
+    }
 }
 
 impl RestoreReport {

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::User;
-use rustix::fs::{Gid, Uid, fchown, fstatvfs};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchmod, fchown, fstatvfs, openat};
 use rustix::process::geteuid;
 
 use crate::archive::ArchiveKind;
@@ -157,6 +157,17 @@ impl Owner {
             path.display()
         ))
     }
+}
+
+/// Gives an archive that was there before to whom it has to belong. What could not be done is a warning.
+pub(super) fn own(path: &Path, owner: &Owner) -> Result<Option<String>, String> {
+    let fail = |error: io::Error| format!("giving {} its owner: {error}", path.display());
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = openat(CWD, path, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
+    let file = File::from(file);
+    let warning = owner.give(&file, path);
+    fchmod(&file, Mode::RUSR | Mode::WUSR).map_err(|error| fail(error.into()))?;
+    Ok(warning)
 }
 
 #[cfg(test)]
