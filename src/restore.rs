@@ -4,14 +4,17 @@
 //! Nothing that is there is ever overwritten, nothing that is not proved gets a name, and whatever is
 //! interrupted goes on where it stopped when the same command is called again.
 //!
-//! [`runbook`] the steps, the one list that `--plan` prints and `--apply` carries out · `download` one
-//! archive into a folder, resumed and proved · `target` folders, free space, owners ·
+//! [`runbook`] the steps, the one list that `--plan` prints and `--apply` carries out · [`package`] the package
+//! to install · `download` one archive into a folder, resumed and proved · `part` the hidden file it is written
+//! into · `target` folders, free space, owners ·
 //! `apply` the steps, carried out · `unpack` the config archive, trusted in nothing · `journal` what is
 //! done already · [`report`] what is told at the end.
 
 mod apply;
 mod download;
 mod journal;
+pub mod package;
+mod part;
 pub mod report;
 pub mod runbook;
 mod target;
@@ -31,7 +34,8 @@ use crate::destination::Destination;
 use crate::error::{Error, ErrorKind};
 use crate::gitlab::host::Settings;
 use crate::progress::Show;
-use crate::restore::download::{Present, begun, download, look};
+use crate::restore::download::{Present, download, look};
+use crate::restore::part::begun;
 use crate::restore::report::{
     ArchiveStatus, Purpose, RestoreReport, RestoredArchive, StepRow, StepStatus,
 };

@@ -50,7 +50,12 @@ fn lost() -> Lost {
     let (state, configuration) = (host.gitlab_state(), host.gitlab_configuration());
     host.wipe();
     fs::remove_file(host.path("calls.log")).expect("calls");
-    Lost { dropbox, host, state, configuration }
+    Lost {
+        dropbox,
+        host,
+        state,
+        configuration,
+    }
 }
 
 impl Lost {
@@ -58,15 +63,29 @@ impl Lost {
     fn assert_back(&self, ended: &Ended) {
         assert_eq!(ended.status, Some(0), "{ended}");
         assert_eq!(self.host.gitlab_state(), self.state, "{ended}");
-        assert_eq!(self.host.gitlab_configuration(), self.configuration, "{ended}");
+        assert_eq!(
+            self.host.gitlab_configuration(),
+            self.configuration,
+            "{ended}"
+        );
         let config = self.host.path("etc/gitlab/config_backup");
         assert_eq!(names(&config), [CONFIG], "{ended}");
-        assert_eq!(fs::metadata(&config).expect("metadata").mode() & 0o777, 0o700);
-        assert_eq!(names(&self.host.path("var/opt/gitlab/backups")), [DATA], "{ended}");
+        assert_eq!(
+            fs::metadata(&config).expect("metadata").mode() & 0o777,
+            0o700
+        );
+        assert_eq!(
+            names(&self.host.path("var/opt/gitlab/backups")),
+            [DATA],
+            "{ended}"
+        );
         assert!(!self.host.path("state/restore.json").exists(), "{ended}");
         assert!(!self.host.path("state/restore").exists(), "{ended}");
         let beside: Vec<_> = names(&self.host.path("etc"));
-        assert!(beside.iter().all(|name| !name.ends_with(".new")), "{beside:?}: {ended}");
+        assert!(
+            beside.iter().all(|name| !name.ends_with(".new")),
+            "{beside:?}: {ended}"
+        );
     }
 
     /// Nothing of GitLab's was touched, and nothing is left behind.
@@ -104,7 +123,13 @@ impl Snapshot {
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten();
     let mut names: Vec<_> = entries
-        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
         .collect();
     names.sort();
     names
@@ -116,7 +141,11 @@ fn calls(host: &Host) -> Vec<String> {
     let call = |line: &str| {
         let (program, rest) = line.split_once(" argv=").expect("a call");
         let arguments = rest.split(" cwd=").next().expect("arguments");
-        let assumed = if rest.contains(" assume_yes=1 ") { " assume_yes=1" } else { "" };
+        let assumed = if rest.contains(" assume_yes=1 ") {
+            " assume_yes=1"
+        } else {
+            ""
+        };
         format!("{program} {arguments}{assumed}")
     };
     log.lines().map(call).collect()
@@ -127,7 +156,9 @@ fn steps(ended: &Ended) -> Vec<(String, String)> {
     let report = ended.json();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let steps = report["steps"].as_array().expect("steps").iter();
-    steps.map(|step| (text(&step["step"]), text(&step["status"]))).collect()
+    steps
+        .map(|step| (text(&step["step"]), text(&step["status"])))
+        .collect()
 }
 
 #[test]
@@ -142,19 +173,31 @@ fn made_wiped_restored_and_everything_is_equal() {
     assert_eq!(report["archives"][1]["verified"], true);
     let kept = report["kept_config"].as_str().expect("a path");
     assert!(Path::new(kept).join("gitlab.rb").exists());
-    assert!(steps(&ended).iter().all(|(_, status)| status == "ok"), "{ended}");
+    assert!(
+        steps(&ended).iter().all(|(_, status)| status == "ok"),
+        "{ended}"
+    );
     // What each step shows is what was run.
     let rows = report["steps"].as_array().expect("steps");
     let shown: Vec<_> = rows
         .iter()
-        .filter(|row| row["command"][0].as_str().is_some_and(|word| {
-            ["gitlab-ctl", "gitlab-backup", "gitlab-rake"].contains(&word)
-        }))
+        .filter(|row| {
+            row["command"][0]
+                .as_str()
+                .is_some_and(|word| ["gitlab-ctl", "gitlab-backup", "gitlab-rake"].contains(&word))
+        })
         .map(|row| {
             let words: Vec<_> = row["command"].as_array().expect("words").iter().collect();
-            let words: Vec<_> = words.iter().map(|word| word.as_str().expect("a word")).collect();
+            let words: Vec<_> = words
+                .iter()
+                .map(|word| word.as_str().expect("a word"))
+                .collect();
             let arguments: String = words[1..].iter().map(|word| format!("[{word}]")).collect();
-            let assumed = if row["environment"].is_array() { " assume_yes=1" } else { "" };
+            let assumed = if row["environment"].is_array() {
+                " assume_yes=1"
+            } else {
+                ""
+            };
             format!("{} {arguments}{assumed}", words[0])
         })
         .collect();
@@ -166,10 +209,22 @@ fn a_good_restore_is_short_and_says_where_the_former_configuration_is() {
     let lost = lost();
     let ended = lost.host.run("restore latest --apply --yes");
     lost.assert_back(&ended);
-    assert!(ended.out.lines().count() + ended.err.lines().count() <= 15, "{ended}");
-    assert!(ended.err.starts_with("step 1 of 13: fetch the archives"), "{ended}");
-    assert!(ended.out.contains("the former configuration is kept in "), "{ended}");
-    assert!(ended.out.contains(&format!("ok: {ID} is restored")), "{ended}");
+    assert!(
+        ended.out.lines().count() + ended.err.lines().count() <= 15,
+        "{ended}"
+    );
+    assert!(
+        ended.err.starts_with("step 1 of 13: fetch the archives"),
+        "{ended}"
+    );
+    assert!(
+        ended.out.contains("the former configuration is kept in "),
+        "{ended}"
+    );
+    assert!(
+        ended.out.contains(&format!("ok: {ID} is restored")),
+        "{ended}"
+    );
 }
 
 #[test]
@@ -179,7 +234,10 @@ fn on_a_new_machine_there_is_nothing_to_move() {
     fs::remove_dir_all(lost.host.path("var/opt/gitlab/backups")).expect("removed");
     let ended = lost.host.run(APPLY);
     lost.assert_back(&ended);
-    assert_eq!(steps(&ended)[2], ("move_config".to_owned(), "skipped".to_owned()));
+    assert_eq!(
+        steps(&ended)[2],
+        ("move_config".to_owned(), "skipped".to_owned())
+    );
     assert_eq!(ended.json()["kept_config"], Value::Null);
     assert_eq!(names(&lost.host.path("etc")), ["gitlab"]);
 }
@@ -196,10 +254,22 @@ fn archives_that_are_here_are_not_fetched_and_older_ones_are_kept() {
     let ended = lost.host.run(APPLY);
     lost.assert_back(&ended);
     let downloads = lost.dropbox.requests().into_iter().skip(before);
-    let archives = downloads.filter(|seen| seen.arg["path"].as_str().is_some_and(|path| path.ends_with(".tar")));
-    assert_eq!(archives.filter(|seen| seen.endpoint.ends_with("files/download")).count(), 0);
+    let archives = downloads.filter(|seen| {
+        seen.arg["path"]
+            .as_str()
+            .is_some_and(|path| path.ends_with(".tar"))
+    });
+    assert_eq!(
+        archives
+            .filter(|seen| seen.endpoint.ends_with("files/download"))
+            .count(),
+        0
+    );
     let kept = PathBuf::from(ended.json()["kept_config"].as_str().expect("a path"));
-    assert_eq!(fs::read(kept.join("config_backup").join(older)).expect("kept"), b"older");
+    assert_eq!(
+        fs::read(kept.join("config_backup").join(older)).expect("kept"),
+        b"older"
+    );
 }
 
 #[test]
@@ -207,7 +277,11 @@ fn a_folder_of_config_archives_elsewhere_stays_where_it_is() {
     let lost = lost();
     let elsewhere = lost.host.path("srv/config");
     let config = lost.host.config(&lost.dropbox).replace(
-        &lost.host.path("etc/gitlab/config_backup").display().to_string(),
+        &lost
+            .host
+            .path("etc/gitlab/config_backup")
+            .display()
+            .to_string(),
         &elsewhere.display().to_string(),
     );
     lost.host.write_config(&config);

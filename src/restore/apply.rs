@@ -6,35 +6,28 @@
 //! power cut it can be told from one that somebody else made. GitLab's own commands are repeated from
 //! their beginning if they were interrupted; all of them may be.
 
-use std::fs::{self, DirBuilder, File};
+mod archives;
+mod config;
+
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 
-use super::download::{Part, Present, begun, copy, download, look};
 use super::journal::Journal;
-use super::report::{ArchiveStatus, Purpose, RestoreReport, RestoredArchive, StepStatus};
-use super::runbook::{Known, Places, RunbookStep, Step, package, product, runbook};
-use super::target::{Folder, Need, Owner, check_room, own};
-use super::unpack::{look_through, unpack};
-use super::{Halt, Job, Wish, in_the_way, kept_path, rows, wish};
+use super::package::{package, product};
+use super::part::Part;
+use super::report::{Purpose, RestoreReport, StepStatus};
+use super::runbook::{Known, Places, RunbookStep, Step, runbook};
+use super::{Halt, Job, Wish, kept_path, rows, wish};
 use crate::archive::ArchiveKind;
 use crate::catalog::Wanted;
-use crate::destination::Destination;
 use crate::gitlab::host::{run_command, tells_of_failure};
 use crate::gitlab::installed::{Installed, installed};
-use crate::state::sync_folder;
 
 /// The folder in the state folder where the config archive waits: its own folder is moved away meanwhile.
 const HOLD: &str = "restore";
-/// An unpacked file takes up to so much more than its length, in bytes.
-const PER_FILE: u64 = 8_192;
-
 /// Puts a backup back into GitLab. `confirm` shows each step before it is done, with its number and how many there
 /// are, and says whether to go on.
 pub async fn apply(
@@ -298,237 +291,6 @@ impl Applying<'_> {
         })
     }
 
-    /// Has here, and proved, what the steps still need of both archives.
-    async fn obtain(&mut self) -> Result<Vec<RestoredArchive>, Halt> {
-        let job = self.job;
-        job.unless_stopped(self.obtain_unless_stopped()).await
-    }
-
-    async fn obtain_unless_stopped(&mut self) -> Result<Vec<RestoredArchive>, Halt> {
-        let mut obtained = Vec::new();
-        let needs_config = !self.journal.has_done(Step::UnpackConfig);
-        let needs_data = !self.journal.has_done(Step::PlaceData);
-        let hold = Arc::new(Folder::open(&self.hold())?);
-        let data_dir = Arc::new(Folder::open(&self.job.gitlab.data_dir)?);
-        let (config, data) = (
-            self.wish(ArchiveKind::Config).clone(),
-            self.wish(ArchiveKind::Data).clone(),
-        );
-        let mut here = Present::Nothing;
-        let mut needs = Vec::new();
-        if needs_config {
-            here = self.look_for_config(&config, &hold).await?;
-            let bytes = config.size - begun(&config, &hold);
-            needs.push(Need {
-                folder: &hold,
-                bytes: if here == Present::Same { 0 } else { bytes },
-            });
-        }
-        let mut data_here = Present::Nothing;
-        if needs_data {
-            data_here = look(&data, &data_dir).await?;
-            in_the_way(&data, &data_dir, &data_here)?;
-            let bytes = data.size - begun(&data, &data_dir);
-            needs.push(Need {
-                folder: &data_dir,
-                bytes: if data_here == Present::Same { 0 } else { bytes },
-            });
-        }
-        check_room(&needs)?;
-        if needs_config {
-            let mut row = row(&config, self.job.gitlab.folder(ArchiveKind::Config));
-            if here == Present::Nothing {
-                let fetched = download(self.job, self.destination()?, &config, &hold).await?;
-                row.fetched(&fetched, config.size);
-                fetched.part.place(&config, &Owner::Caller)?;
-            }
-            self.look_through(&config).await?;
-            obtained.push(row);
-        }
-        if needs_data {
-            let mut row = row(&data, self.job.gitlab.folder(ArchiveKind::Data));
-            if data_here == Present::Nothing {
-                let fetched = download(self.job, self.destination()?, &data, &data_dir).await?;
-                row.fetched(&fetched, data.size);
-                self.data = Some(fetched.part);
-            }
-            obtained.push(row);
-        }
-        Ok(obtained)
-    }
-
-    /// Whether the config archive waits already, or can be had from its folder on this machine.
-    async fn look_for_config(&self, wish: &Wish, hold: &Arc<Folder>) -> Result<Present, Halt> {
-        match look(wish, hold).await? {
-            Present::Same => return Ok(Present::Same),
-            Present::Nothing => {}
-            // The hold is ours: what is not the archive is the rest of a mishap.
-            Present::Other(_) => fs::remove_file(hold.path.join(&wish.name))
-                .map_err(|error| format!("emptying {}: {error}", hold.path.display()))?,
-        }
-        let folder = self.job.gitlab.folder(ArchiveKind::Config);
-        if !folder.is_dir() {
-            return Ok(Present::Nothing);
-        }
-        let folder = Folder::open(folder)?;
-        let present = look(wish, &folder).await?;
-        in_the_way(wish, &folder, &present)?;
-        if present == Present::Same {
-            copy(wish, &folder.path.join(&wish.name), hold, &Owner::Caller).await?;
-        }
-        Ok(present)
-    }
-
-    /// Refuses a config archive that could do harm, or that does not fit, before anything is touched.
-    async fn look_through(&self, wish: &Wish) -> Result<(), Halt> {
-        let path = self.hold().join(&wish.name);
-        let shown = path.clone();
-        let looking = tokio::task::spawn_blocking(move || {
-            let file = File::open(&path)
-                .map_err(|error| format!("reading {}: {error}", path.display()))?;
-            look_through(file)
-        });
-        let summary = looking.await.unwrap_or_else(|error| Err(error.to_string()));
-        let summary = summary.map_err(|why| {
-            format!(
-                "{why}; nothing was changed\n  it is {}; restore another backup",
-                shown.display()
-            )
-        })?;
-        let folder = self
-            .job
-            .gitlab
-            .etc_dir
-            .parent()
-            .filter(|parent| parent.is_dir());
-        let Some(folder) = folder.map(Folder::open).transpose()? else {
-            return Ok(());
-        };
-        let bytes = summary.bytes + wish.size + summary.files as u64 * PER_FILE;
-        Ok(check_room(&[Need {
-            folder: &folder,
-            bytes,
-        }])?)
-    }
-
-    fn move_config(&mut self) -> Result<StepStatus, Halt> {
-        let (etc, kept) = (self.job.gitlab.etc_dir.clone(), self.kept());
-        if self.journal.kept.is_none() {
-            if fs::symlink_metadata(&etc)
-                .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-            {
-                return Ok(StepStatus::Skipped);
-            }
-            self.journal.kept = Some(kept.clone());
-            self.journal.save(self.job.state)?;
-        }
-        // An earlier call moved it, and did not come to note that it is done.
-        if fs::symlink_metadata(&kept).is_err() {
-            rename(&etc, &kept).map_err(|error| {
-                let way_out = match error {
-                    Errno::BUSY | Errno::XDEV => {
-                        "it is a mount point: unmount it, or move what is in it away by hand, and unpack the config archive by hand"
-                    }
-                    _ => "run as root",
-                };
-                Halt::Failed(format!(
-                    "moving {} to {}: {error}\n  {way_out}",
-                    etc.display(),
-                    kept.display()
-                ))
-            })?;
-        }
-        Ok(StepStatus::Ok)
-    }
-
-    async fn unpack_config(&mut self) -> Result<(), Halt> {
-        let gitlab = self.job.gitlab;
-        let etc = gitlab.etc_dir.clone();
-        let wish = self.wish(ArchiveKind::Config).clone();
-        let archive = self.hold().join(&wish.name);
-        let inode = |path: &Path| {
-            fs::symlink_metadata(path)
-                .ok()
-                .map(|metadata| metadata.ino())
-        };
-        let present = inode(&etc);
-        if present.is_some() && present != self.journal.unpacked {
-            return Err(Halt::Failed(format!(
-                "{} is there again, although it was moved away: somebody else made it\n  \
-                 move it away, and run the same command again",
-                etc.display()
-            )));
-        }
-        let inside = gitlab
-            .config_dir
-            .strip_prefix(&etc)
-            .ok()
-            .map(Path::to_owned);
-        if present.is_none() {
-            let new = self.beside(".new");
-            make_anew(&new)
-                .map_err(|error| format!("making {}: {error}\n  run as root", new.display()))?;
-            let (from, into) = (archive.clone(), new.clone());
-            let unpacking = tokio::task::spawn_blocking(move || {
-                let file = File::open(&from)
-                    .map_err(|error| format!("reading {}: {error}", from.display()))?;
-                unpack(file, &into)
-            });
-            unpacking
-                .await
-                .unwrap_or_else(|error| Err(error.to_string()))?;
-            if let Some(below) = &inside {
-                self.put_config_archive(&new.join(below)).await?;
-            }
-            self.journal.unpacked = inode(&new);
-            self.journal.save(self.job.state)?;
-            rename(&new, &etc).map_err(|error| {
-                format!("renaming {} to {}: {error}", new.display(), etc.display())
-            })?;
-        }
-        if inside.is_none() {
-            self.put_config_archive(&gitlab.config_dir).await?;
-        }
-        Ok(())
-    }
-
-    /// The restored archive lies where `gitlab-ctl backup-etc` would have put it.
-    async fn put_config_archive(&self, folder: &Path) -> Result<(), Halt> {
-        let wish = self.wish(ArchiveKind::Config);
-        let folder = Arc::new(Folder::open(folder)?);
-        match look(wish, &folder).await? {
-            Present::Same => Ok(()),
-            Present::Other(what) => {
-                let path = folder.path.join(&wish.name);
-                tracing::warn!("{} is not replaced: {what}", path.display());
-                Ok(())
-            }
-            Present::Nothing => {
-                let owner = Owner::of(ArchiveKind::Config, self.job.gitlab);
-                let archive = self.hold().join(&wish.name);
-                if let Some(warning) = copy(wish, &archive, &folder, &owner).await? {
-                    tracing::warn!("{warning}");
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn place_data(&mut self) -> Result<(), Halt> {
-        let wish = self.wish(ArchiveKind::Data);
-        // Only now: the reconfigured GitLab has its user.
-        let owner = Owner::of(ArchiveKind::Data, self.job.gitlab);
-        let warning = match &self.data {
-            Some(part) => part.place(wish, &owner)?,
-            None => own(&self.job.gitlab.data_dir.join(&wish.name), &owner)?,
-        };
-        self.data = None;
-        if let Some(warning) = warning {
-            tracing::warn!("{warning}");
-        }
-        Ok(())
-    }
-
     /// All is done, or nothing is: what was only needed on the way goes away.
     fn forget(&self) {
         let hold = self.hold();
@@ -572,18 +334,7 @@ impl Applying<'_> {
             .expect("a journal names both")
     }
 
-    fn destination(&self) -> Result<&Destination, Halt> {
-        let mut all = self.job.destinations.iter();
-        let name = &self.journal.destination;
-        all.find(|destination| destination.name() == name).copied().ok_or_else(|| {
-            Halt::Failed(format!(
-                "the restore was begun from the destination `{name}`, which is not among those of this call\n  \
-                 call it again with that one, or begin anew: delete {}",
-                Journal::path(self.job.state).display()
-            ))
-        })
-    }
-
+    /// Where the config archive waits.
     fn hold(&self) -> PathBuf {
         self.job.state.path().join(HOLD)
     }
@@ -591,48 +342,6 @@ impl Applying<'_> {
     fn kept(&self) -> PathBuf {
         kept_path(&self.job.gitlab.etc_dir, self.journal.begun_at)
     }
-
-    fn beside(&self, end: &str) -> PathBuf {
-        let mut name = self.kept().into_os_string();
-        name.push(end);
-        name.into()
-    }
-}
-
-/// What is wanted of an archive that will be in `folder`.
-fn row(wish: &Wish, folder: &Path) -> RestoredArchive {
-    RestoredArchive {
-        kind: wish.kind,
-        name: wish.name.clone(),
-        path: folder.join(&wish.name),
-        size: wish.size,
-        verified: true,
-        status: ArchiveStatus::AlreadyPresent,
-        bytes_fetched: 0,
-        bytes_resumed: 0,
-    }
-}
-
-/// An empty folder that nobody else can write; what an interrupted call left there goes first.
-fn make_anew(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    if let Some(parent) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(parent)?;
-    }
-    DirBuilder::new().mode(0o700).create(path)
-}
-
-/// Gives a folder a name that is free, for good.
-fn rename(from: &Path, to: &Path) -> rustix::io::Result<()> {
-    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?;
-    let synced = to.parent().map_or(Ok(()), sync_folder);
-    synced.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// Whether a line of `gitlab:doctor:secrets` tells of rows that cannot be decrypted: `- Group failures: 1`,
@@ -671,19 +380,5 @@ mod tests {
         ] {
             assert!(!cannot_decrypt(&line(good)), "{good}");
         }
-    }
-
-    #[test]
-    fn a_folder_is_made_anew_and_never_takes_another_ones_name() {
-        let dir = tempfile::tempdir().expect("temporary folder");
-        let (new, etc) = (dir.path().join("x.new"), dir.path().join("x"));
-        for _ in 0..2 {
-            make_anew(&new).expect("made");
-            fs::write(new.join("half"), b"").expect("written");
-        }
-        rename(&new, &etc).expect("the name is free");
-        make_anew(&new).expect("made");
-        assert_eq!(rename(&new, &etc), Err(Errno::EXIST));
-        assert!(etc.join("half").exists());
     }
 }

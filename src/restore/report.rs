@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Halt;
 use super::download::Fetched;
+use super::package::product;
 use super::runbook::{self, RunbookStep};
 use crate::archive::ArchiveKind;
 use crate::report::Status;
@@ -197,7 +198,7 @@ impl RestoreReport {
     }
 
     fn head(&self, text: &mut String, id: &str) {
-        let product = self.gitlab_version.as_deref().map(runbook::product);
+        let product = self.gitlab_version.as_deref().map(product);
         let product = product.unwrap_or_else(|| "GitLab of an unknown version".to_owned());
         let destination = self.destination.as_deref().unwrap_or("nowhere");
         let _ = writeln!(text, "{id} of {product}, stored at {destination}; as root:");

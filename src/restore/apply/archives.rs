@@ -1,0 +1,197 @@
+//! Both archives, here and proved before anything is changed, and each in its place at its time.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::super::download::{Present, copy, download, look};
+use super::super::part::begun;
+use super::super::report::{ArchiveStatus, RestoredArchive};
+use super::super::target::{Folder, Need, Owner, check_room, own};
+use super::super::unpack::look_through;
+use super::super::{Halt, Wish, in_the_way};
+use super::{Applying, Journal, Step};
+use crate::archive::ArchiveKind;
+use crate::destination::Destination;
+
+/// An unpacked file takes up to so much more than its length, in bytes.
+const PER_FILE: u64 = 8_192;
+
+impl Applying<'_> {
+    /// Has here, and proved, what the steps still need of both archives.
+    pub(super) async fn obtain(&mut self) -> Result<Vec<RestoredArchive>, Halt> {
+        let job = self.job;
+        job.unless_stopped(self.obtain_unless_stopped()).await
+    }
+
+    async fn obtain_unless_stopped(&mut self) -> Result<Vec<RestoredArchive>, Halt> {
+        let mut obtained = Vec::new();
+        let needs_config = !self.journal.has_done(Step::UnpackConfig);
+        let needs_data = !self.journal.has_done(Step::PlaceData);
+        let hold = Arc::new(Folder::open(&self.hold())?);
+        let data_dir = Arc::new(Folder::open(&self.job.gitlab.data_dir)?);
+        let (config, data) = (
+            self.wish(ArchiveKind::Config).clone(),
+            self.wish(ArchiveKind::Data).clone(),
+        );
+        let mut here = Present::Nothing;
+        let mut needs = Vec::new();
+        if needs_config {
+            here = self.look_for_config(&config, &hold).await?;
+            let bytes = config.size - begun(&config, &hold);
+            needs.push(Need {
+                folder: &hold,
+                bytes: if here == Present::Same { 0 } else { bytes },
+            });
+        }
+        let mut data_here = Present::Nothing;
+        if needs_data {
+            data_here = look(&data, &data_dir).await?;
+            in_the_way(&data, &data_dir, &data_here)?;
+            let bytes = data.size - begun(&data, &data_dir);
+            needs.push(Need {
+                folder: &data_dir,
+                bytes: if data_here == Present::Same { 0 } else { bytes },
+            });
+        }
+        check_room(&needs)?;
+        if needs_config {
+            let mut row = row(&config, self.job.gitlab.folder(ArchiveKind::Config));
+            if here == Present::Nothing {
+                let fetched = download(self.job, self.destination()?, &config, &hold).await?;
+                row.fetched(&fetched, config.size);
+                fetched.part.place(&config, &Owner::Caller)?;
+            }
+            self.look_through(&config).await?;
+            obtained.push(row);
+        }
+        if needs_data {
+            let mut row = row(&data, self.job.gitlab.folder(ArchiveKind::Data));
+            if data_here == Present::Nothing {
+                let fetched = download(self.job, self.destination()?, &data, &data_dir).await?;
+                row.fetched(&fetched, data.size);
+                self.data = Some(fetched.part);
+            }
+            obtained.push(row);
+        }
+        Ok(obtained)
+    }
+
+    /// Whether the config archive waits already, or can be had from its folder on this machine.
+    async fn look_for_config(&self, wish: &Wish, hold: &Arc<Folder>) -> Result<Present, Halt> {
+        match look(wish, hold).await? {
+            Present::Same => return Ok(Present::Same),
+            Present::Nothing => {}
+            // The hold is ours: what is not the archive is the rest of a mishap.
+            Present::Other(_) => fs::remove_file(hold.path.join(&wish.name))
+                .map_err(|error| format!("emptying {}: {error}", hold.path.display()))?,
+        }
+        let folder = self.job.gitlab.folder(ArchiveKind::Config);
+        if !folder.is_dir() {
+            return Ok(Present::Nothing);
+        }
+        let folder = Folder::open(folder)?;
+        let present = look(wish, &folder).await?;
+        in_the_way(wish, &folder, &present)?;
+        if present == Present::Same {
+            copy(wish, &folder.path.join(&wish.name), hold, &Owner::Caller).await?;
+        }
+        Ok(present)
+    }
+
+    /// Refuses a config archive that could do harm, or that does not fit, before anything is touched.
+    async fn look_through(&self, wish: &Wish) -> Result<(), Halt> {
+        let path = self.hold().join(&wish.name);
+        let shown = path.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            let file = File::open(&path)
+                .map_err(|error| format!("reading {}: {error}", path.display()))?;
+            look_through(file)
+        });
+        let summary = looking.await.unwrap_or_else(|error| Err(error.to_string()));
+        let summary = summary.map_err(|why| {
+            format!(
+                "{why}; nothing was changed\n  it is {}; restore another backup",
+                shown.display()
+            )
+        })?;
+        let folder = self
+            .job
+            .gitlab
+            .etc_dir
+            .parent()
+            .filter(|parent| parent.is_dir());
+        let Some(folder) = folder.map(Folder::open).transpose()? else {
+            return Ok(());
+        };
+        let bytes = summary.bytes + wish.size + summary.files as u64 * PER_FILE;
+        Ok(check_room(&[Need {
+            folder: &folder,
+            bytes,
+        }])?)
+    }
+
+    /// The restored archive lies where `gitlab-ctl backup-etc` would have put it.
+    pub(super) async fn put_config_archive(&self, folder: &Path) -> Result<(), Halt> {
+        let wish = self.wish(ArchiveKind::Config);
+        let folder = Arc::new(Folder::open(folder)?);
+        match look(wish, &folder).await? {
+            Present::Same => Ok(()),
+            Present::Other(what) => {
+                let path = folder.path.join(&wish.name);
+                tracing::warn!("{} is not replaced: {what}", path.display());
+                Ok(())
+            }
+            Present::Nothing => {
+                let owner = Owner::of(ArchiveKind::Config, self.job.gitlab);
+                let archive = self.hold().join(&wish.name);
+                if let Some(warning) = copy(wish, &archive, &folder, &owner).await? {
+                    tracing::warn!("{warning}");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives the data archive its name and its owner.
+    pub(super) fn place_data(&mut self) -> Result<(), Halt> {
+        let wish = self.wish(ArchiveKind::Data);
+        // Only now: the reconfigured GitLab has its user.
+        let owner = Owner::of(ArchiveKind::Data, self.job.gitlab);
+        let warning = match &self.data {
+            Some(part) => part.place(wish, &owner)?,
+            None => own(&self.job.gitlab.data_dir.join(&wish.name), &owner)?,
+        };
+        self.data = None;
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
+        Ok(())
+    }
+
+    fn destination(&self) -> Result<&Destination, Halt> {
+        let mut all = self.job.destinations.iter();
+        let name = &self.journal.destination;
+        all.find(|destination| destination.name() == name).copied().ok_or_else(|| {
+            Halt::Failed(format!(
+                "the restore was begun from the destination `{name}`, which is not among those of this call\n  \
+                 call it again with that one, or begin anew: delete {}",
+                Journal::path(self.job.state).display()
+            ))
+        })
+    }
+}
+
+/// What is wanted of an archive that will be in `folder`.
+fn row(wish: &Wish, folder: &Path) -> RestoredArchive {
+    RestoredArchive {
+        kind: wish.kind,
+        name: wish.name.clone(),
+        path: folder.join(&wish.name),
+        size: wish.size,
+        verified: true,
+        status: ArchiveStatus::AlreadyPresent,
+        bytes_fetched: 0,
+        bytes_resumed: 0,
+    }
+}
