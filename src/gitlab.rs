@@ -1,6 +1,7 @@
 //! GitLab on this machine: its commands, and what they make.
 
 pub mod contents;
+pub mod format;
 pub mod host;
 pub mod information;
 pub mod inspect;

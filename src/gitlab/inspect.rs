@@ -7,6 +7,8 @@
 use std::io::{self, Read};
 
 use super::contents::{Contents, ContentsCounter};
+use super::format::compressed::ZSTD_MAGIC;
+use super::format::dump;
 use super::information::Information;
 use crate::archive::ArchiveKind;
 use crate::error::printable;
@@ -15,22 +17,6 @@ use crate::tar::{Member, Members, TarError};
 
 /// Of a member whose contents are looked at, this many bytes at most.
 const LONGEST_LOOK: u64 = 132 * 1024;
-
-/// What a zstd frame begins with.
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-
-/// What SQL as `pg_dump` writes it begins with, behind white space.
-const SQL_BEGINS: [&str; 9] = [
-    "--",
-    "/*",
-    "\\restrict",
-    "SET ",
-    "BEGIN",
-    "CREATE ",
-    "DROP ",
-    "ALTER ",
-    "SELECT ",
-];
 
 /// What is wrong with a whole archive; nothing, for a good one.
 pub type Doubts = Vec<String>;
@@ -251,10 +237,7 @@ fn begins_like_sql(contents: impl Read) -> bool {
     let mut text = Vec::new();
     // What was decoded before an error still counts: a look ends in the middle of a stream.
     let _ = contents.take(256).read_to_end(&mut text);
-    let text = String::from_utf8_lossy(&text);
-    SQL_BEGINS
-        .iter()
-        .any(|begin| text.trim_start().starts_with(begin))
+    dump::begins_like_sql(&text)
 }
 
 #[cfg(test)]
