@@ -598,3 +598,24 @@ fn older_backups_are_restored_by_the_version_that_made_them() {
     good(&host, "gitlab-backup restore");
     assert_eq!(host.gitlab_state(), before);
 }
+
+#[test]
+fn a_fault_that_does_not_exist_is_no_silent_success() {
+    let mut host = Host::without_config("/nonexistent");
+    for (variable, command) in [
+        ("STUB_FAIL", "gitlab-backup create"),
+        ("STUB_FAIL_ETC", "gitlab-ctl backup-etc"),
+        ("STUB_FAIL_RESTORE", "gitlab-backup restore"),
+        ("STUB_FAIL_RECONFIGURE", "gitlab-ctl reconfigure"),
+        ("STUB_FAIL_RAKE", "gitlab-rake gitlab:check"),
+    ] {
+        host.set(variable, "db-failed");
+        let ended = gitlab(&host, command);
+        assert_eq!(ended.status, Some(70), "{command}: {ended}");
+        host.set(variable, "");
+    }
+    // A folder of old backups is not yet a configuration: it is furnished, as it always was.
+    fs::create_dir_all(host.path("etc/gitlab/config_backup")).expect("a folder");
+    good(&host, "gitlab-ctl backup-etc");
+    assert!(host.path("etc/gitlab/gitlab-secrets.json").exists());
+}
