@@ -176,7 +176,7 @@ pub struct RestoreArgs {
     #[arg(long, conflicts_with_all = ["plan", "to", "only"])]
     pub apply: bool,
     /// Do not ask before each step
-    #[arg(long, requires = "apply")]
+    #[arg(long, requires = "apply", conflicts_with = "plan")]
     pub yes: bool,
     /// Wait so long for another run to end, e.g. 30m
     #[arg(long, value_name = "DURATION", conflicts_with = "plan")]

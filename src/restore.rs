@@ -195,6 +195,14 @@ async fn fetch_into(
         } else {
             Owner::Caller
         };
+        if kind == ArchiveKind::Data && folder.is_new && owner == Owner::of_folder(path) {
+            tracing::warn!(
+                "{} was missing, and whom GitLab runs as is not known on this machine\n  \
+                 when it is installed: chown git:git {}",
+                path.display(),
+                path.join(&wish.name).display()
+            );
+        }
         let present = look(&wish, &folder).await?;
         orders.push(Order {
             wish,

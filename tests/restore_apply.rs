@@ -193,7 +193,7 @@ fn made_wiped_restored_and_everything_is_equal() {
                 .map(|word| word.as_str().expect("a word"))
                 .collect();
             let arguments: String = words[1..].iter().map(|word| format!("[{word}]")).collect();
-            let assumed = if row["environment"].is_array() {
+            let assumed = if row["environment"]["GITLAB_ASSUME_YES"] == "1" {
                 " assume_yes=1"
             } else {
                 ""

@@ -46,7 +46,10 @@ async fn carry_out(
         show: setup.show,
         stop: &setup.stop,
     };
-    let to = arguments.to.as_deref();
+    // Reports and hints name it from the root on.
+    let to = arguments.to.as_deref().map(std::path::absolute).transpose();
+    let to = to.map_err(|error| (1, format!("--to: {error}")))?;
+    let to = to.as_deref();
     if arguments.plan {
         return Ok(restore::plan(&job, to, Utc::now()).await);
     }

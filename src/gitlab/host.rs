@@ -4,6 +4,7 @@
 mod lines;
 mod process;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -95,6 +96,10 @@ impl Settings {
             nice: section.get("nice").unwrap_or(10),
             ionice: section.get("ionice").unwrap_or_default(),
         };
+        // It is moved beside itself.
+        if !settings.etc_dir.is_absolute() || settings.etc_dir.file_name().is_none() {
+            section.fault("etc_dir", "takes an absolute path, like \"/etc/gitlab\"");
+        }
         for (key, command) in [
             ("config_command", &settings.config_command),
             ("data_command", &settings.data_command),
@@ -163,7 +168,7 @@ pub async fn make_archive(
     let look = format!("is GitLab installed? if it is elsewhere, set `gitlab.{kind}_command`");
     let invocation = Invocation {
         words: &settings.command(kind),
-        environment: &[],
+        environment: &BTreeMap::new(),
         priority: Some((settings.nice, settings.ionice)),
         timeout: settings.timeout,
         tells_of_failure: match kind {
@@ -180,7 +185,7 @@ pub async fn make_archive(
 pub async fn run_command(
     settings: &Settings,
     words: &[String],
-    environment: &[(&'static str, &'static str)],
+    environment: &BTreeMap<&'static str, &'static str>,
     tells_of_failure: fn(&str) -> bool,
     stop: &Stop,
 ) -> Result<(), CommandFailure> {

@@ -95,6 +95,13 @@ async fn begin(
     for kind in ArchiveKind::ALL {
         journal.wishes.push(wish(&found, kind, true)?);
     }
+    if let Some(wish) = journal.wishes.iter().find(|wish| wish.hash.is_none()) {
+        return Err(Halt::Failed(format!(
+            "{}:{}: no content hash is known, so it cannot be proved; nothing was changed\n  \
+             fetch it with `restore`, and follow `restore --plan` by hand",
+            journal.destination, wish.stored_path
+        )));
+    }
     journal.gitlab_version.clone_from(&report.gitlab_version);
     journal.skipped.clone_from(&report.skipped);
     journal.doubts.clone_from(&report.doubts);
@@ -281,14 +288,25 @@ impl Applying<'_> {
         let judge = match step.step {
             Step::RestoreData => tells_of_failure,
             Step::CheckSecrets => cannot_decrypt,
+            Step::Check => |line: &str| line == "Try fixing it:" || tells_of_failure(line),
             _ => |_: &str| false,
         };
         let Job { gitlab, stop, .. } = self.job;
         let ended = run_command(gitlab, words, &step.environment, judge, stop).await;
-        ended.map_err(|failure| match stop.signal() {
-            Some(signal) => Halt::Stopped(signal),
-            None => Halt::Failed(failure.message),
-        })
+        match (ended, stop.signal()) {
+            (Ok(()), _) => Ok(()),
+            // Some of it may only not be up yet: on a Raspberry Pi that takes minutes.
+            (Err(failure), _) if step.step == Step::Check && failure.ended_well => {
+                let again = step.shell().unwrap_or_default();
+                tracing::warn!(
+                    "GitLab's check of itself found something to fix\n  \
+                     see it, in some minutes: {again}"
+                );
+                Ok(())
+            }
+            (Err(_), Some(signal)) => Err(Halt::Stopped(signal)),
+            (Err(failure), None) => Err(Halt::Failed(failure.message)),
+        }
     }
 
     /// All is done, or nothing is: what was only needed on the way goes away.

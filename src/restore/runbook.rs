@@ -6,6 +6,7 @@
 //! (<https://docs.gitlab.com/administration/backup_restore/restore_gitlab/>): the config archive first,
 //! because it holds the keys that the data is encrypted with.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -57,8 +58,7 @@ pub struct RunbookStep {
     /// What is run; for what this program does by itself, what does the same by hand.
     pub command: Option<Vec<String>>,
     /// Variables that the command needs in its environment.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub environment: Vec<(&'static str, &'static str)>,
+    pub environment: BTreeMap<&'static str, &'static str>,
     /// What else should be known.
     pub notes: Vec<String>,
 }
@@ -265,7 +265,7 @@ fn restore_data(known: &Known<'_>) -> Vec<RunbookStep> {
     let title = "restore database, repositories and files: what GitLab holds now is replaced";
     let mut restoring = gitlab(Step::RestoreData, title, &restore);
     // Its other question, about `authorized_keys`.
-    restoring.environment = vec![("GITLAB_ASSUME_YES", "1")];
+    restoring.environment.insert("GITLAB_ASSUME_YES", "1");
     if !known.skipped.is_empty() {
         restoring.notes.push(format!(
             "left out of this backup (SKIP), and not restored: {}",
@@ -296,7 +296,7 @@ fn by_hand(step: Step, title: &str, command: Option<Vec<String>>) -> RunbookStep
         step,
         title: title.to_owned(),
         command,
-        environment: Vec::new(),
+        environment: BTreeMap::new(),
         notes: Vec::new(),
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Folder {
     pub(super) path: PathBuf,
     /// Open, so that nobody can slip another one in.
     pub(super) open: File,
+    /// Whether it was missing.
+    pub(super) is_new: bool,
 }
 
 impl Folder {
@@ -36,7 +38,8 @@ impl Folder {
                 path.display()
             )
         };
-        if !path.exists() {
+        let is_new = !path.exists();
+        if is_new {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -50,6 +53,7 @@ impl Folder {
         Ok(Folder {
             path: path.to_owned(),
             open: File::open(path).map_err(fail)?,
+            is_new,
         })
     }
 
@@ -126,12 +130,18 @@ impl Owner {
                     format!("{GITLAB_USER}:{GITLAB_USER}"),
                 ),
                 // Another name was chosen for it: the folder of its backups is its own.
-                _ => fs::metadata(&gitlab.data_dir).map_or(Owner::Caller, |folder| {
-                    let shown = format!("{}:{}", folder.uid(), folder.gid());
-                    ids(folder.uid(), folder.gid(), shown)
-                }),
+                _ => Owner::of_folder(&gitlab.data_dir),
             },
         }
+    }
+
+    /// Whose a folder is.
+    pub(super) fn of_folder(path: &Path) -> Owner {
+        fs::metadata(path).map_or(Owner::Caller, |folder| Owner::Ids {
+            user: folder.uid(),
+            group: folder.gid(),
+            shown: format!("{}:{}", folder.uid(), folder.gid()),
+        })
     }
 
     /// Makes an open file its own. That it could not be done is told in the words of a warning.

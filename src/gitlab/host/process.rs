@@ -1,7 +1,7 @@
 //! One command, run to its end: no shell; its own process group, so that a time-out ends all of it; standard
 //! input closed; every line to the log, and judged.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -65,6 +65,8 @@ pub struct CommandFailure {
     pub message: String,
     /// For the archive's doubts: the same in one line.
     pub doubt: String,
+    /// Whether only its own words tell of it: its exit status was 0.
+    pub ended_well: bool,
 }
 
 /// What is run, and how.
@@ -72,7 +74,7 @@ pub(super) struct Invocation<'a> {
     /// The program and its arguments.
     pub(super) words: &'a [String],
     /// Variables it gets beside the inherited ones.
-    pub(super) environment: &'a [(&'static str, &'static str)],
+    pub(super) environment: &'a BTreeMap<&'static str, &'static str>,
     /// How little it presses on processor and disk; nothing where somebody waits for it.
     pub(super) priority: Option<(u8, IoPriority)>,
     /// It is ended when it takes longer.
@@ -86,13 +88,12 @@ pub(super) struct Invocation<'a> {
 /// Runs a command to its end.
 pub(super) async fn run(invocation: &Invocation<'_>, stop: &Stop) -> Result<(), CommandFailure> {
     let shown = invocation.words.join(" ");
-    let fail = |doubt: String, hint: &str| {
-        let message = format!("running `{shown}`: {doubt}{hint}");
-        Err(CommandFailure {
-            message,
-            doubt: format!("`{shown}` {doubt}"),
-        })
+    let failure = |doubt: String, hint: &str| CommandFailure {
+        message: format!("running `{shown}`: {doubt}{hint}"),
+        doubt: format!("`{shown}` {doubt}"),
+        ended_well: false,
     };
+    let fail = |doubt, hint: &str| Err(failure(doubt, hint));
     let path = search_path();
     let Some(program) = find_program(&invocation.words[0], &path) else {
         return fail(
@@ -102,7 +103,7 @@ pub(super) async fn run(invocation: &Invocation<'_>, stop: &Stop) -> Result<(), 
     };
     let words = prioritised(invocation, program, &path);
     let mut command = prepared(&words, &path);
-    command.envs(invocation.environment.iter().copied());
+    command.envs(invocation.environment);
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => return fail(format!("it cannot be started: {error}"), ""),
@@ -145,10 +146,13 @@ pub(super) async fn run(invocation: &Invocation<'_>, stop: &Stop) -> Result<(), 
     match ended {
         Err(reason) => fail(reason, &heard.shown()),
         Ok(status) if !status.success() => fail(describe(status), &heard.shown()),
-        Ok(_) if !heard.failures.is_empty() => fail(
-            "ended with exit status 0, but reported a failure".to_owned(),
-            &heard.shown(),
-        ),
+        Ok(_) if !heard.failures.is_empty() => {
+            let doubt = "ended with exit status 0, but reported a failure".to_owned();
+            Err(CommandFailure {
+                ended_well: true,
+                ..failure(doubt, &heard.shown())
+            })
+        }
         Ok(_) => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -85,7 +85,11 @@ impl Applying<'_> {
                 .await
                 .unwrap_or_else(|error| Err(error.to_string()))?;
             if let Some(below) = &inside {
-                self.put_config_archive(&new.join(below)).await?;
+                let folder = new.join(below);
+                self.put_config_archive(&folder).await?;
+                // As `gitlab-ctl backup-etc` makes it, whatever the archive says.
+                fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))
+                    .map_err(|error| format!("closing {}: {error}", folder.display()))?;
             }
             self.journal.unpacked = inode(&new);
             self.journal.save(self.job.state)?;
