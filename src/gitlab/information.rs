@@ -139,6 +139,11 @@ impl Information {
         faults
     }
 
+    /// Whether it may hold more than one step of a repository.
+    pub fn is_incremental(&self) -> bool {
+        self.full_backup_id.is_some() && self.full_backup_id != self.backup_id
+    }
+
     /// GitLab makes the ID from time and version: `1702758583_2023_12_16_16.5.1`. An ID by `BACKUP=`
     /// says nothing.
     fn contradiction(&self) -> Option<String> {

@@ -22,13 +22,27 @@ pub struct Bundle {
     pub references: u64,
     /// How many objects its pack has.
     pub objects: u32,
+    /// Which hash names them.
+    pub format: ObjectFormat,
 }
 
 /// Which hash names objects and ends the pack.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ObjectFormat {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectFormat {
+    /// Git's first one.
     Sha1,
+    /// The one of new repositories that asked for it.
     Sha256,
+}
+
+impl ObjectFormat {
+    /// Git's word for it: `sha1`, `sha256`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ObjectFormat::Sha1 => "sha1",
+            ObjectFormat::Sha256 => "sha256",
+        }
+    }
 }
 
 /// Reads a bundle to the end of the input, showing each reference's object ID and name.
@@ -81,6 +95,7 @@ pub fn check(
         prerequisites,
         references,
         objects,
+        format,
     })
 }
 
@@ -281,6 +296,7 @@ mod tests {
                     (bundle.prerequisites, bundle.references, bundle.objects),
                     (0, 2, 2)
                 );
+                assert_eq!(bundle.format.as_str(), format);
                 assert_eq!(names, ["refs/heads/main", "HEAD"]);
                 assert_eq!(read(&next, piece).expect(format).0.prerequisites, 1);
             }

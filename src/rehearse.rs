@@ -1,0 +1,274 @@
+//! Proving that a backup would restore, by reading a whole archive once from front to back.
+//!
+//! One pass computes the hash and the length, follows the tar to its last block, expands every compressed
+//! part to its checksum, and judges what GitLab needs of each member. Nothing is written, and memory does
+//! not grow with the archive. A damaged member does not hide those behind it: every part gets its verdict,
+//! and the input is always read to its end.
+
+pub mod backup;
+mod config;
+mod data;
+mod git;
+mod ledger;
+mod repositories;
+pub mod verdict;
+
+use std::io::{self, BufRead, Read};
+use std::path::PathBuf;
+
+use self::config::Config;
+use self::data::Data;
+use self::git::Git;
+use self::verdict::{Examples, PartStatus, PartVerdict};
+use crate::archive::ArchiveKind;
+use crate::content_hash::{ContentHasher, Digest};
+use crate::gitlab::contents::Contents;
+use crate::gitlab::information::Information;
+use crate::tar::stream::TarStream;
+use crate::tar::{Entry, TarError};
+use crate::units::Size;
+
+/// What an archive is compared with, and how far the proof goes.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The version in a data archive's name.
+    pub version: Option<String>,
+    /// What the archive was when it was stored.
+    pub expected: Option<Expected>,
+    /// Whether git is asked about every bundle.
+    pub git: Option<GitCheck>,
+}
+
+/// What a manifest says of an archive.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its content hash.
+    pub content_hash: Digest,
+    /// What it holds; not compared if it is not known.
+    pub contents: Option<Contents>,
+}
+
+/// Asks git about every bundle.
+#[derive(Clone, Debug)]
+pub struct GitCheck {
+    /// An existing folder with room for the largest bundle twice, or, of an incremental backup, for all of
+    /// them and the largest repository.
+    pub scratch: PathBuf,
+}
+
+/// What reading an archive has shown.
+#[derive(Clone, Debug)]
+pub struct Examination {
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its content hash.
+    pub content_hash: Digest,
+    /// What it holds.
+    pub contents: Contents,
+    /// What GitLab wrote about it, if that can be read.
+    pub information: Option<Information>,
+    /// One verdict for each part.
+    pub verdicts: Vec<PartVerdict>,
+}
+
+impl Examination {
+    /// Whether no part failed.
+    pub fn restorable(&self) -> bool {
+        let failed = |verdict: &PartVerdict| verdict.status == PartStatus::Failed;
+        !self.verdicts.iter().any(failed)
+    }
+}
+
+/// Reads an archive to its end and judges every part of it. An error is the input's own: it could not be
+/// read on, which says nothing about the archive. Blocks the thread.
+pub fn examine(
+    kind: ArchiveKind,
+    mut input: impl Read,
+    options: &Options,
+) -> io::Result<Examination> {
+    let mut input = Hashing {
+        input: &mut input,
+        hasher: ContentHasher::default(),
+        failed: None,
+    };
+    let mut parts = match kind {
+        ArchiveKind::Config => Parts::Config(Config::default()),
+        ArchiveKind::Data => {
+            let git = options.git.as_ref().map(|check| Git::begin(&check.scratch));
+            Parts::Data(Box::new(Data::new(git)))
+        }
+    };
+    let tar = walk(&mut input, &mut parts);
+    if let Some(error) = input.failed {
+        return Err(error);
+    }
+    let mut examination = Examination {
+        size: input.hasher.len(),
+        content_hash: input.hasher.finish(),
+        contents: Contents::default(),
+        information: None,
+        verdicts: vec![tar],
+    };
+    match parts {
+        Parts::Config(config) => examination.verdicts.extend(config.verdicts()),
+        Parts::Data(data) => {
+            let (contents, information, verdicts) = data.finish(options.version.as_deref());
+            examination.contents = contents;
+            examination.information = information;
+            examination.verdicts.extend(verdicts);
+        }
+    }
+    if let Some(expected) = &options.expected {
+        compare(&mut examination, expected);
+    }
+    Ok(examination)
+}
+
+enum Parts {
+    Config(Config),
+    Data(Box<Data>),
+}
+
+impl Parts {
+    fn member(&mut self, entry: &Entry, contents: &mut dyn BufRead) {
+        match self {
+            Parts::Config(config) => config.member(entry, contents),
+            Parts::Data(data) => data.member(entry, contents),
+        }
+    }
+}
+
+/// Shows every member to the parts, and reads the input to its end; the verdict on the tar itself.
+fn walk(input: &mut dyn Read, parts: &mut Parts) -> PartVerdict {
+    let mut tar = TarStream::new(input);
+    let mut members = 0_u64;
+    let mut flaws = Examples::default();
+    loop {
+        match tar.next_entry() {
+            Ok(Some(entry)) => {
+                members += 1;
+                parts.member(&entry, &mut tar.contents());
+            }
+            Ok(None) => break,
+            Err(TarError::Damaged(what)) => flaws.push(&what),
+            Err(error @ TarError::Read(_)) => return PartVerdict::failed("tar", error.to_string()),
+        }
+    }
+    let len = match tar.finish() {
+        Ok(end) => {
+            if end.has_data_behind {
+                flaws
+                    .push("there is data behind the end of the tar, which a restore would not see");
+            }
+            end.len
+        }
+        Err(error) => return PartVerdict::failed("tar", error.to_string()),
+    };
+    if members == 0 && flaws.is_empty() {
+        flaws.push("no whole tar: it has no member");
+    }
+    if flaws.is_empty() {
+        PartVerdict::ok("tar", format!("{members} members, {}", Size(len)))
+    } else {
+        PartVerdict::failed("tar", flaws.to_string())
+    }
+}
+
+/// Says where an archive is not what it was.
+fn compare(examination: &mut Examination, expected: &Expected) {
+    let mut differ = |part: &str, differs: bool, figures: String| {
+        let verdicts = &mut examination.verdicts;
+        match verdicts.iter_mut().find(|verdict| verdict.part == part) {
+            Some(verdict) if differs => {
+                verdict.status = PartStatus::Failed;
+                verdict.detail += &format!("; {figures}");
+            }
+            Some(_) => {}
+            None if differs => verdicts.push(PartVerdict::failed(part, figures)),
+            None => verdicts.push(PartVerdict::ok(part, "as it was stored")),
+        }
+    };
+    let figures = |is: &dyn std::fmt::Display, was: &dyn std::fmt::Display| {
+        format!("{is} now, {was} when it was stored")
+    };
+    let (size, hash) = (examination.size, examination.content_hash);
+    differ(
+        "size",
+        size != expected.size,
+        figures(&size, &expected.size),
+    );
+    differ(
+        "hash",
+        hash != expected.content_hash,
+        figures(&hash, &expected.content_hash),
+    );
+    let (Some(was), is) = (&expected.contents, examination.contents.clone()) else {
+        return;
+    };
+    let mut parts = Examples::default();
+    for part in is.parts.keys().chain(
+        was.parts
+            .keys()
+            .filter(|part| !is.parts.contains_key(*part)),
+    ) {
+        let size = |contents: &Contents| contents.parts.get(part).copied();
+        if size(&is) != size(was) {
+            let shown = |size: Option<u64>| {
+                size.map_or_else(|| "absent".to_owned(), |size| size.to_string())
+            };
+            parts.push(&format!(
+                "{part}: {}",
+                figures(&shown(size(&is)), &shown(size(was)))
+            ));
+        }
+    }
+    differ("parts", !parts.is_empty(), parts.to_string());
+    let counts = |contents: &Contents| {
+        format!(
+            "{} repositories and {} bundles",
+            contents.repositories, contents.bundles
+        )
+    };
+    let same = (is.repositories, is.bundles) == (was.repositories, was.bundles);
+    differ("repositories", !same, figures(&counts(&is), &counts(was)));
+    let skipped = |contents: &Contents| {
+        let mut words = contents.skipped.clone();
+        words.sort();
+        words
+    };
+    let shown = |contents: &Contents| format!("[{}]", skipped(contents).join(","));
+    differ(
+        "skipped",
+        skipped(&is) != skipped(was),
+        figures(&shown(&is), &shown(was)),
+    );
+}
+
+/// Hashes what is read through it, and keeps the first error.
+struct Hashing<'a> {
+    input: &'a mut dyn Read,
+    hasher: ContentHasher,
+    failed: Option<io::Error>,
+}
+
+impl Read for Hashing<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.failed.is_some() {
+            return Ok(0);
+        }
+        match self.input.read(buf) {
+            Ok(len) => {
+                self.hasher.update(&buf[..len]);
+                Ok(len)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
+            Err(error) => {
+                let shown = io::Error::new(error.kind(), error.to_string());
+                self.failed = Some(error);
+                Err(shown)
+            }
+        }
+    }
+}

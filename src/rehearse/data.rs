@@ -1,0 +1,250 @@
+//! A data archive: what GitLab says about it, the database, the repositories, and every other part.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, Read};
+
+use super::git::Git;
+use super::repositories::Repositories;
+use super::verdict::{Examples, PartVerdict};
+use crate::gitlab::contents::{Contents, ContentsCounter, PARTS, below_top, part_of};
+use crate::gitlab::format::compressed::expand;
+use crate::gitlab::format::{Flaw, dump, whole_tar};
+use crate::gitlab::information::Information;
+use crate::tar::{Entry, EntryKind};
+use crate::units::Size;
+
+/// `backup_information.yml` has half a kilobyte; no more than this is read of it, in bytes.
+const LONGEST_INFORMATION: u64 = 64 * 1024;
+/// An archive could have any number of parts; no more than these get a verdict of their own.
+const MOST_PARTS: usize = 64;
+
+/// What has been seen of a data archive.
+pub(super) struct Data {
+    counter: ContentsCounter,
+    information: Option<Result<Information, String>>,
+    dumps: Dumps,
+    repositories: Repositories,
+    has_repositories: bool,
+    parts: BTreeMap<String, Result<String, Flaw>>,
+    /// Compressed members that belong to no part.
+    others: Examples,
+    git: Option<Result<Git, String>>,
+}
+
+#[derive(Default)]
+struct Dumps {
+    main: bool,
+    whole: Examples,
+    damaged: Examples,
+    unjudged: Examples,
+}
+
+impl Data {
+    pub(super) fn new(git: Option<Result<Git, String>>) -> Data {
+        Data {
+            counter: ContentsCounter::default(),
+            information: None,
+            dumps: Dumps::default(),
+            repositories: Repositories::new(),
+            has_repositories: false,
+            parts: BTreeMap::new(),
+            others: Examples::default(),
+            git,
+        }
+    }
+
+    pub(super) fn member(&mut self, entry: &Entry, contents: &mut dyn BufRead) {
+        let is_file = entry.kind == EntryKind::File;
+        self.counter.member(&entry.path, is_file, entry.size);
+        let path = below_top(&entry.path);
+        self.has_repositories |= path.starts_with(b"repositories/");
+        if !is_file {
+            return;
+        }
+        if path == b"backup_information.yml" {
+            self.information(contents);
+        } else if let Some(path) = path.strip_prefix(b"repositories/") {
+            let git = self.git.as_mut().and_then(|git| git.as_mut().ok());
+            self.repositories.file(path, contents, git);
+        } else if let Some(name) = path.strip_prefix(b"db/") {
+            self.dumps.file(&String::from_utf8_lossy(name), contents);
+        } else if let Some(part) = part_of(path) {
+            let found = packed(contents);
+            if self.parts.len() < MOST_PARTS || self.parts.contains_key(part) {
+                self.parts.insert(part.to_owned(), found);
+            }
+        } else if path.ends_with(b".gz") {
+            if let Err(Flaw::Damaged(why)) = expanded(contents) {
+                let name = String::from_utf8_lossy(path);
+                self.others.push(&format!("{name}: {why}"));
+            }
+        }
+    }
+
+    fn information(&mut self, contents: &mut dyn BufRead) {
+        let mut text = Vec::new();
+        let read = contents.take(LONGEST_INFORMATION).read_to_end(&mut text);
+        let information = match read {
+            Err(error) => Err(error.to_string()),
+            Ok(_) if text.is_empty() => Err("it is empty".to_owned()),
+            Ok(_) => Information::parse(&text)
+                .map_err(|line| format!("line {} is not as GitLab writes it", line.0)),
+        };
+        let told = information.as_ref().ok();
+        self.repositories
+            .set_backup_id(told.and_then(|told| told.backup_id.as_deref()));
+        if let (Some(Ok(git)), Some(told)) = (&mut self.git, told) {
+            git.set_incremental(told.is_incremental());
+        }
+        self.information = Some(information);
+    }
+
+    /// What it holds, what GitLab says about it, and a verdict on every part.
+    pub(super) fn finish(
+        self,
+        version: Option<&str>,
+    ) -> (Contents, Option<Information>, Vec<PartVerdict>) {
+        let told = self
+            .information
+            .as_ref()
+            .and_then(|told| told.as_ref().ok());
+        let contents = self.counter.finish(told);
+        let mut verdicts = vec![on_information(self.information.as_ref(), version)];
+        let skipped = |part: &str| contents.skipped.iter().any(|skipped| skipped == part);
+        let absent = |part: &str| match skipped(part) {
+            true => PartVerdict::skipped(part, "left out by SKIP"),
+            false => {
+                PartVerdict::skipped(part, format!("{part} absent, though not left out by SKIP"))
+            }
+        };
+        verdicts.push(match self.dumps.verdict() {
+            Some(verdict) => verdict,
+            None if skipped("db") => absent("db"),
+            None => PartVerdict::failed(
+                "db",
+                "there is no database dump in it, and `db` was not skipped",
+            ),
+        });
+        verdicts.push(if self.has_repositories {
+            self.repositories.verdict(&contents)
+        } else {
+            absent("repositories")
+        });
+        let mut parts = self.parts;
+        for part in PARTS
+            .into_iter()
+            .filter(|part| !matches!(*part, "db" | "repositories"))
+        {
+            match parts.remove(part) {
+                Some(found) => verdicts.push(on_part(part, found)),
+                None if skipped(part) || is_made_by(told, part) => verdicts.push(absent(part)),
+                None => {}
+            }
+        }
+        verdicts.extend(parts.into_iter().map(|(part, found)| on_part(&part, found)));
+        if !self.others.is_empty() {
+            verdicts.push(PartVerdict::failed("others", self.others.to_string()));
+        }
+        match self.git {
+            Some(Ok(git)) => verdicts.push(git.finish()),
+            Some(Err(why)) => verdicts.push(PartVerdict::failed("git", why)),
+            None => {}
+        }
+        (contents, told.cloned(), verdicts)
+    }
+}
+
+impl Dumps {
+    fn file(&mut self, name: &str, contents: &mut dyn BufRead) {
+        if !name.contains(".sql") {
+            return;
+        }
+        self.main |= name.starts_with("database.sql");
+        let sql = expand(contents).map_err(Flaw::from);
+        match sql.and_then(|mut sql| dump::check(&mut sql)) {
+            Ok(len) => self.whole.push(&format!("{name}: {} of SQL", Size(len))),
+            Err(Flaw::Damaged(why)) => self.damaged.push(&format!("{name}: {why}")),
+            Err(Flaw::Unjudged(why)) => self.unjudged.push(&format!("{name}: {why}")),
+        }
+    }
+
+    fn verdict(self) -> Option<PartVerdict> {
+        if !self.damaged.is_empty() {
+            return Some(PartVerdict::failed("db", self.damaged.to_string()));
+        }
+        if !self.main {
+            return None;
+        }
+        if !self.unjudged.is_empty() {
+            return Some(PartVerdict::skipped("db", self.unjudged.to_string()));
+        }
+        Some(PartVerdict::ok("db", self.whole.to_string()))
+    }
+}
+
+/// A compressed tar, to its last byte.
+fn packed(contents: &mut dyn BufRead) -> Result<String, Flaw> {
+    let members = whole_tar(&mut expand(contents)?)?;
+    Ok(format!("{members} members"))
+}
+
+fn expanded(contents: &mut dyn BufRead) -> Result<(), Flaw> {
+    let mut bytes = expand(contents)?;
+    io::copy(&mut bytes, &mut io::sink())?;
+    Ok(())
+}
+
+fn on_part(part: &str, found: Result<String, Flaw>) -> PartVerdict {
+    match found {
+        Ok(detail) => PartVerdict::ok(part, detail),
+        Err(Flaw::Damaged(why)) => PartVerdict::failed(part, why),
+        Err(Flaw::Unjudged(why)) => PartVerdict::skipped(part, why),
+    }
+}
+
+fn on_information(
+    information: Option<&Result<Information, String>>,
+    version: Option<&str>,
+) -> PartVerdict {
+    let part = "information";
+    let told = match information {
+        None => {
+            return PartVerdict::failed(
+                part,
+                "there is no backup_information.yml in it: GitLab cannot restore it",
+            );
+        }
+        Some(Err(why)) => {
+            return PartVerdict::failed(part, format!("backup_information.yml: {why}"));
+        }
+        Some(Ok(told)) => told,
+    };
+    let mut faults = Examples::default();
+    told.faults().iter().for_each(|fault| faults.push(fault));
+    let own = told.gitlab_version.as_deref().unwrap_or_default();
+    if let Some(version) = version.filter(|version| *version != own) {
+        faults.push(&format!("it is of GitLab {own}, its name says {version}"));
+    }
+    if faults.is_empty() {
+        PartVerdict::ok(part, format!("GitLab {own}"))
+    } else {
+        PartVerdict::failed(part, format!("backup_information.yml: {faults}"))
+    }
+}
+
+/// Whether this version of GitLab makes a part unless told otherwise.
+fn is_made_by(told: Option<&Information>, part: &str) -> bool {
+    let since = match part {
+        "ci_secure_files" => (16, 1),
+        "external_diffs" => (17, 1),
+        _ => return true,
+    };
+    let version = told
+        .and_then(|told| told.gitlab_version.as_deref())
+        .unwrap_or_default();
+    let mut numbers = version
+        .split('.')
+        .map(|number| number.parse().unwrap_or(0_u32));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next()) >= since
+}

@@ -1,0 +1,312 @@
+//! What must be there and what is there, for a hundred thousand repositories in a few megabytes.
+//!
+//! Manifests and what they name come in any order, so that every name has to be remembered until its
+//! counterpart is met, and there may be half a million of them. Two things together keep that small. Of
+//! each name only a keyed hash is kept, with a bit for each thing said about it: that tells exactly how much
+//! is missing, but not what. And every name is added to a handful of cells when it is needed, and taken away
+//! from them again when it is there: at the end the cells hold nothing but the names whose counterpart never
+//! came, and as long as these are few they can be read out (an "invertible Bloom lookup table",
+//! <https://arxiv.org/abs/1101.2245>).
+
+use std::hash::{BuildHasher, RandomState};
+
+/// Something said about a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Mark {
+    RefsNeeded = 1,
+    RefsThere = 1 << 1,
+    /// They are there, but without a line: then there is no bundle.
+    RefsEmpty = 1 << 2,
+    BundleNeeded = 1 << 3,
+    BundleThere = 1 << 4,
+    ManifestNeeded = 1 << 5,
+    ManifestThere = 1 << 6,
+}
+
+/// What is missing in the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Missing {
+    pub(super) refs: u64,
+    pub(super) bundles: u64,
+    pub(super) manifests: u64,
+    /// Bundles of repositories that have no references according to gitaly.
+    pub(super) contradicted: u64,
+    /// Their names, as far as they can be told.
+    pub(super) names: Vec<String>,
+}
+
+/// Marks by name.
+pub(super) struct Ledger {
+    hasher: RandomState,
+    table: Table,
+    sketch: Sketch,
+}
+
+impl Ledger {
+    pub(super) fn new() -> Ledger {
+        Ledger {
+            hasher: RandomState::new(),
+            table: Table::new(),
+            sketch: Sketch::new(),
+        }
+    }
+
+    /// Says something about a name; `shown` is what is told to people if the counterpart never comes.
+    pub(super) fn mark(&mut self, name: &[&[u8]], mark: Mark, shown: &[u8]) {
+        let new = self.table.mark(self.hasher.hash_one(name), mark as u8);
+        let sign = match mark {
+            Mark::RefsNeeded | Mark::BundleNeeded | Mark::ManifestNeeded => 1,
+            Mark::RefsThere | Mark::BundleThere | Mark::ManifestThere => -1,
+            Mark::RefsEmpty => 0,
+        };
+        if new && sign != 0 {
+            self.sketch.add(&self.hasher, shown, sign);
+        }
+    }
+
+    pub(super) fn missing(mut self) -> Missing {
+        let mut missing = Missing::default();
+        for marks in self.table.marks() {
+            let only = |one: Mark, other: Mark| {
+                u64::from(marks & one as u8 != 0 && marks & other as u8 == 0)
+            };
+            missing.refs += only(Mark::RefsNeeded, Mark::RefsThere);
+            missing.bundles += only(Mark::BundleNeeded, Mark::BundleThere);
+            missing.manifests += only(Mark::ManifestNeeded, Mark::ManifestThere);
+            let both = Mark::RefsEmpty as u8 | Mark::BundleThere as u8;
+            missing.contradicted += u64::from(marks & both == both);
+        }
+        missing.names = self.sketch.needed(&self.hasher);
+        missing
+    }
+}
+
+/// How many bits of an entry are marks; the others are the hash.
+const MARK_BITS: u32 = 8;
+
+/// A hash set with a byte for each entry, in eight bytes per entry.
+struct Table {
+    /// 0 is free.
+    slots: Vec<u64>,
+    filled: usize,
+}
+
+impl Table {
+    fn new() -> Table {
+        Table {
+            slots: vec![0; 1024],
+            filled: 0,
+        }
+    }
+
+    /// Whether the mark is new.
+    fn mark(&mut self, hash: u64, mark: u8) -> bool {
+        if self.filled * 8 >= self.slots.len() * 7 {
+            self.grow();
+        }
+        let slot = Table::find(&mut self.slots, hash >> MARK_BITS);
+        self.filled += usize::from(*slot == 0);
+        let new = *slot & u64::from(mark) == 0;
+        *slot |= (hash >> MARK_BITS << MARK_BITS) | u64::from(mark);
+        new
+    }
+
+    /// The slot of a hash, or the free one where it belongs.
+    fn find(slots: &mut [u64], hash: u64) -> &mut u64 {
+        let place = u128::from(hash) * slots.len() as u128 >> (u64::BITS - MARK_BITS);
+        let mut at = usize::try_from(place).expect("less than the length");
+        while slots[at] != 0 && slots[at] >> MARK_BITS != hash {
+            at = if at + 1 == slots.len() { 0 } else { at + 1 };
+        }
+        &mut slots[at]
+    }
+
+    /// By half: doubling would cost a third more in the worst moment.
+    fn grow(&mut self) {
+        let mut larger = vec![0; self.slots.len() / 2 * 3];
+        for entry in self.slots.drain(..).filter(|entry| *entry != 0) {
+            *Table::find(&mut larger, entry >> MARK_BITS) = entry;
+        }
+        self.slots = larger;
+    }
+
+    fn marks(&self) -> impl Iterator<Item = u8> {
+        let marks = |entry: &u64| (*entry != 0).then_some(entry.to_le_bytes()[0]);
+        self.slots.iter().filter_map(marks)
+    }
+}
+
+/// A name is put into this many cells, one of each row.
+const ROWS: usize = 3;
+const CELLS_IN_ROW: usize = 24;
+/// A longer name is shortened.
+const NAME_LEN: usize = 190;
+
+#[derive(Clone)]
+struct Cell {
+    count: i64,
+    hashes: u64,
+    lengths: u8,
+    names: [u8; NAME_LEN],
+}
+
+struct Sketch {
+    cells: Vec<Cell>,
+}
+
+impl Sketch {
+    fn new() -> Sketch {
+        let empty = Cell {
+            count: 0,
+            hashes: 0,
+            lengths: 0,
+            names: [0; NAME_LEN],
+        };
+        Sketch {
+            cells: vec![empty; ROWS * CELLS_IN_ROW],
+        }
+    }
+
+    fn add(&mut self, hasher: &RandomState, name: &[u8], sign: i64) {
+        let name = &name[..name.len().min(NAME_LEN)];
+        let hash = hasher.hash_one(name);
+        for cell in Sketch::cells_of(hash) {
+            let cell = &mut self.cells[cell];
+            // A crowd of names can wrap around; it could not be read out anyway.
+            cell.count = cell.count.wrapping_add(sign);
+            cell.hashes ^= hash;
+            cell.lengths ^= u8::try_from(name.len()).expect("shortened");
+            cell.names
+                .iter_mut()
+                .zip(name)
+                .for_each(|(sum, byte)| *sum ^= byte);
+        }
+    }
+
+    fn cells_of(hash: u64) -> [usize; ROWS] {
+        std::array::from_fn(|row| {
+            let bits = usize::try_from(hash >> (20 * row) & 0xf_ffff).expect("twenty bits");
+            row * CELLS_IN_ROW + bits % CELLS_IN_ROW
+        })
+    }
+
+    /// The names that are needed and not there, sorted; none if they are too many to be told apart.
+    fn needed(&mut self, hasher: &RandomState) -> Vec<String> {
+        let mut needed = Vec::new();
+        while let Some((name, sign)) = self.alone(hasher) {
+            self.add(hasher, &name, -sign);
+            if sign > 0 {
+                needed.push(String::from_utf8_lossy(&name).into_owned());
+            }
+        }
+        needed.sort();
+        needed
+    }
+
+    /// A name that has some cell for itself.
+    fn alone(&self, hasher: &RandomState) -> Option<(Vec<u8>, i64)> {
+        self.cells.iter().find_map(|cell| {
+            let name = cell.names.get(..usize::from(cell.lengths))?;
+            let alone = cell.count.abs() == 1 && hasher.hash_one(name) == cell.hashes;
+            alone.then(|| (name.to_vec(), cell.count))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(i: u32) -> String {
+        format!("default/@hashed/{i:064x}.git/1739332803_2025_02_12_17.8.2/001")
+    }
+
+    fn ledger(needed: impl Iterator<Item = u32>, there: impl Iterator<Item = u32>) -> Missing {
+        let mut ledger = Ledger::new();
+        for i in needed {
+            let name = name(i);
+            ledger.mark(
+                &[name.as_bytes()],
+                Mark::RefsNeeded,
+                format!("{name}.refs").as_bytes(),
+            );
+            ledger.mark(
+                &[name.as_bytes()],
+                Mark::RefsNeeded,
+                format!("{name}.refs").as_bytes(),
+            );
+        }
+        for i in there {
+            let name = name(i);
+            ledger.mark(
+                &[name.as_bytes()],
+                Mark::RefsThere,
+                format!("{name}.refs").as_bytes(),
+            );
+            ledger.mark(
+                &[name.as_bytes()],
+                Mark::BundleThere,
+                format!("{name}.bundle").as_bytes(),
+            );
+            ledger.mark(
+                &[name.as_bytes()],
+                Mark::BundleNeeded,
+                format!("{name}.bundle").as_bytes(),
+            );
+        }
+        ledger.missing()
+    }
+
+    #[test]
+    fn nothing_is_missing_in_any_order() {
+        assert_eq!(ledger(0..5000, (0..5000).rev()), Missing::default());
+        assert_eq!(ledger(0..0, 0..5000).refs, 0);
+    }
+
+    #[test]
+    fn few_missing_names_are_told_among_many() {
+        let missing = ledger(0..100_000, (0..100_000).filter(|i| i % 20_000 != 7));
+        assert_eq!(missing.refs, 5);
+        let names: Vec<_> = (0..5)
+            .map(|i| format!("{}.refs", name(i * 20_000 + 7)))
+            .collect();
+        assert_eq!(missing.names, names);
+    }
+
+    #[test]
+    fn many_missing_names_are_counted() {
+        let missing = ledger(0..20_000, 10_000..30_000);
+        assert_eq!(
+            (missing.refs, missing.bundles, missing.manifests),
+            (10_000, 0, 0)
+        );
+        assert!(missing.names.len() < 100);
+    }
+
+    #[test]
+    fn an_empty_list_contradicts_a_bundle() {
+        let mut ledger = Ledger::new();
+        ledger.mark(&[b"a"], Mark::BundleThere, b"a.bundle");
+        ledger.mark(&[b"a"], Mark::RefsEmpty, b"");
+        ledger.mark(&[b"b"], Mark::RefsEmpty, b"");
+        assert_eq!(ledger.missing().contradicted, 1);
+    }
+
+    #[test]
+    fn three_hundred_thousand_entries_take_few_megabytes() {
+        let mut table = Table::new();
+        let hasher = RandomState::new();
+        let mut most = 0;
+        for i in 0..300_000 {
+            let before = table.slots.len();
+            assert!(table.mark(hasher.hash_one(i), 1));
+            assert!(!table.mark(hasher.hash_one(i), 1));
+            if table.slots.len() > before {
+                most = 8 * (before + table.slots.len());
+            }
+        }
+        assert!(most < 6 << 20, "{most} bytes");
+        assert_eq!(table.marks().count(), 300_000);
+    }
+}
