@@ -73,6 +73,8 @@ pub enum Command {
     List(ListArgs),
     /// Check that every stored archive is there, of the right size and hash, by metadata alone
     Verify(VerifyArgs),
+    /// Read a whole backup and prove that it would restore
+    Rehearse(RehearseArgs),
     /// Delete old backups as [retention] says
     Prune(PruneArgs),
     /// Fetch a stored backup, prove it and put it where GitLab looks for it
@@ -86,6 +88,7 @@ impl Command {
             Command::Run(_) => "run",
             Command::List(_) => "list",
             Command::Verify(_) => "verify",
+            Command::Rehearse(_) => "rehearse",
             Command::Prune(_) => "prune",
             Command::Restore(_) => "restore",
         }
@@ -124,6 +127,26 @@ pub struct ListArgs {
     /// Only what is at this destination (may be given several times)
     #[arg(long, value_name = "NAME")]
     pub destination: Vec<String>,
+}
+
+/// Options of `rehearse`.
+#[derive(Debug, Args)]
+pub struct RehearseArgs {
+    /// A backup ID, or `latest` for the newest complete backup
+    #[arg(value_name = "BACKUP", default_value = "latest")]
+    pub backup: Option<String>,
+    /// Read it from this machine's disk
+    #[arg(long, conflicts_with = "destination")]
+    pub local: bool,
+    /// Read it from this destination [default: the first one that has it]
+    #[arg(long, value_name = "NAME")]
+    pub destination: Option<String>,
+    /// Let git check every bundle, too
+    #[arg(long, requires = "scratch")]
+    pub git: bool,
+    /// A folder for the repositories that git checks, one at a time
+    #[arg(long, value_name = "DIR", requires = "git")]
+    pub scratch: Option<PathBuf>,
 }
 
 /// Options of `prune`.

@@ -3,6 +3,7 @@
 
 pub mod list;
 pub mod prune;
+pub mod rehearse;
 pub mod restore;
 pub mod run;
 pub mod setup;
@@ -31,6 +32,7 @@ pub fn run(cli: &Cli) -> ExitStatus {
         Command::Run(arguments) => run::run(&cli.global, arguments),
         Command::List(arguments) => list::run(&cli.global, arguments),
         Command::Prune(arguments) => prune::run(&cli.global, arguments),
+        Command::Rehearse(arguments) => rehearse::run(&cli.global, arguments),
         Command::Verify(arguments) => verify::run(&cli.global, arguments),
         Command::Restore(arguments) => restore::run(&cli.global, arguments),
     };

@@ -1,10 +1,12 @@
-//! The history of runs: one JSON line each, bounded.
+//! The history of runs and rehearsals: one JSON line each, bounded.
 
 use std::fs;
 use std::io;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
+use crate::content_hash::Digest;
 use crate::report::RunReport;
 use crate::state::{StateDir, append_line, replace};
 
@@ -17,11 +19,34 @@ const SLACK: usize = 100;
 
 /// Adds a run.
 pub fn record(state: &StateDir, report: &RunReport) -> io::Result<()> {
-    let path = state.path().join(FILE);
     let mut value = serde_json::to_value(report)?;
     if let Some(object) = value.as_object_mut() {
         object.insert("exit".to_owned(), json!(report.exit_status()));
     }
+    add(state, &value)
+}
+
+/// Adds a rehearsal; `restorable` is none if the backup could not be read to its end.
+pub fn record_rehearsal(
+    state: &StateDir,
+    backup_id: &str,
+    destination: &str,
+    restorable: Option<bool>,
+    at: DateTime<Utc>,
+) -> io::Result<()> {
+    let value = json!({
+        "command": "rehearse",
+        "backup_id": backup_id,
+        "destination": destination,
+        "restorable": restorable,
+        "finished_at": at.to_rfc3339_opts(SecondsFormat::Secs, true),
+    });
+    state.make()?;
+    add(state, &value)
+}
+
+fn add(state: &StateDir, value: &Value) -> io::Result<()> {
+    let path = state.path().join(FILE);
     append_line(&path, &value.to_string())?;
     let text = fs::read_to_string(&path)?;
     let count = text.lines().count();
@@ -48,6 +73,34 @@ pub fn read(state: &StateDir) -> io::Result<Vec<Value>> {
     }
 }
 
+/// When a backup was last rehearsed at a place and would have been restorable.
+pub fn rehearsed_at(runs: &[Value], backup_id: &str, destination: &str) -> Option<DateTime<Utc>> {
+    let is =
+        |entry: &Value, key: &str, text: &str| entry.get(key).and_then(Value::as_str) == Some(text);
+    let last = runs.iter().rev().find(|entry| {
+        is(entry, "command", "rehearse")
+            && is(entry, "backup_id", backup_id)
+            && is(entry, "destination", destination)
+            && entry.get("restorable") == Some(&Value::Bool(true))
+    });
+    last?.get("finished_at")?.as_str()?.parse().ok()
+}
+
+/// The content hash with which runs of this machine last stored an archive, anywhere.
+pub fn content_hash(runs: &[Value], archive: &str) -> Option<Digest> {
+    let archives = runs
+        .iter()
+        .rev()
+        .filter_map(|run| run.get("archives")?.as_array());
+    let named = archives
+        .flatten()
+        .filter(|row| row.get("name").and_then(Value::as_str) == Some(archive));
+    let uploads = named.filter_map(|row| row.get("uploads")?.as_array());
+    uploads
+        .flatten()
+        .find_map(|upload| Digest::parse(upload.get("content_hash")?.as_str()?))
+}
+
 /// The size in bytes of the last archive of a kind that a run knew.
 pub fn last_size(runs: &[Value], kind: &str) -> Option<u64> {
     let archives = runs
@@ -63,7 +116,6 @@ pub fn last_size(runs: &[Value], kind: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chrono::DateTime;
 
     #[test]
     fn it_stays_bounded_and_survives_damage() {

@@ -15,7 +15,7 @@
 //! [`manifest`] what a stored backup consists of · [`guard`] whether it shrank · [`recovery`] how a person
 //! gets back without this program · [`catalog`] what is stored at a destination · [`listing`] it as a table ·
 //! [`verify`] it against the manifests · [`retention`] which backups are kept · [`prune`] the others go ·
-//! [`restore`] the way back.
+//! [`rehearse`] proving that a backup would restore · [`restore`] the way back.
 //!
 //! Floor 2, the parts (siblings do not know each other):
 //! [`source::file`] a file that is sent · [`source::memory`] a few bytes that are · [`destination`] places
@@ -49,6 +49,7 @@ pub mod manifest;
 pub mod progress;
 pub mod prune;
 pub mod recovery;
+pub mod rehearse;
 pub mod report;
 pub mod restore;
 pub mod retention;

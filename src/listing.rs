@@ -1,12 +1,15 @@
 //! All backups, on this machine and at the destinations, a row for each place.
 
-use chrono::{DateTime, Utc};
-use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+
 use crate::archive::{Archive, ArchiveKind, belonging};
 use crate::catalog::{Catalog, StoredBackup};
+use crate::history;
 use crate::report::{rfc3339, rfc3339_or_null};
 use crate::units::{Size, Span};
 
@@ -121,15 +124,16 @@ fn stored_row(catalog: &Catalog, backup: &StoredBackup, secrets: &BTreeSet<Strin
     }
 }
 
-/// The backups whose data archives lie on this machine.
-pub fn local_rows(data: &[Archive], configs: &[Archive]) -> Vec<Row> {
+/// The backups whose data archives lie on this machine; `runs` is the history.
+pub fn local_rows(data: &[Archive], configs: &[Archive], runs: &[Value]) -> Vec<Row> {
     let row = |archive: &Archive| {
+        let id = archive.name.backup_id().unwrap_or_default();
         let config = belonging(&archive.name, configs, |config| &config.name);
         let mut kinds = vec![ArchiveKind::Data];
         kinds.extend(config.map(|config| config.name.kind));
         kinds.sort_unstable();
         Row {
-            backup_id: archive.name.backup_id().unwrap_or_default().to_owned(),
+            backup_id: id.to_owned(),
             created_at: archive.name.created_at(),
             gitlab_version: archive.name.version.clone(),
             destination: LOCAL.to_owned(),
@@ -143,7 +147,7 @@ pub fn local_rows(data: &[Archive], configs: &[Archive]) -> Vec<Row> {
             },
             doubts: Vec::new(),
             verified_at: None,
-            rehearsed_at: None,
+            rehearsed_at: history::rehearsed_at(runs, id, LOCAL),
             skipped: Vec::new(),
             secrets_stored: None,
             why: Vec::new(),

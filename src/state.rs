@@ -43,6 +43,11 @@ impl StateDir {
         &self.path
     }
 
+    /// Makes it if it is missing.
+    pub fn make(&self) -> io::Result<()> {
+        make_private_folder(&self.path)
+    }
+
     /// A folder inside it, made if missing, for its owner alone.
     pub fn folder(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.path.join(name);

@@ -53,6 +53,8 @@ const FLOORS: [(u8, &[&str]); 4] = [
             "prune",
             "prune/*",
             "recovery",
+            "rehearse",
+            "rehearse/*",
             "report",
             "report/*",
             "retention",

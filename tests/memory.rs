@@ -11,7 +11,8 @@ use support::host::Host;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_gitlab-pi-backup");
 const DATA: &str = "1702758583_2023_12_16_17.8.2_gitlab_backup.tar";
 
-/// The most memory that sending `size` bytes ever took, in KiB, as the kernel counts it.
+/// The most memory that sending `size` bytes ever took, in KiB, as the kernel counts it: without the pages of
+/// the program itself, of which an unoptimised one has many. The benchmark counts all of it.
 fn peak(size: u64, chunk_size: &str, concurrency: usize) -> u64 {
     let dropbox = Dropbox::start(Options {
         tls: true,
@@ -37,7 +38,7 @@ fn peak(size: u64, chunk_size: &str, concurrency: usize) -> u64 {
     let mut peak = 0;
     let ended = loop {
         let text = fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
         let now = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
         peak = peak.max(now.unwrap_or(0));
         if let Some(ended) = child.try_wait().expect("waited for") {
@@ -68,7 +69,7 @@ fn an_upload_takes_the_same_little_memory_whatever_is_sent() {
         peaks.push(peak(size, chunk_size, concurrency));
     }
     assert!(
-        peaks[..4].iter().all(|peak| *peak <= 16 * 1024),
+        peaks[..4].iter().all(|peak| *peak <= 6 * 1024),
         "{peaks:?} KiB"
     );
     let (four, twelve) = (peaks[2], peaks[4]);

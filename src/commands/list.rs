@@ -11,6 +11,7 @@ use super::{ExitStatus, tell};
 use crate::archive::{Archive, ArchiveKind, find_archives};
 use crate::catalog::Catalog;
 use crate::cli::{Global, ListArgs};
+use crate::history;
 use crate::listing::{self, Row};
 use crate::report::Status;
 
@@ -83,6 +84,7 @@ async fn list(setup: &Setup, arguments: &ListArgs) -> Listing {
         backups.extend(listing::local_rows(
             &local(setup, ArchiveKind::Data),
             &local(setup, ArchiveKind::Config),
+            &history::read(&setup.state).unwrap_or_default(),
         ));
         listing::sort(&mut backups);
     }

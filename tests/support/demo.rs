@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let dropbox = Dropbox::start(Options::default());
     let mut host = Host::new(&program.to_string_lossy(), &dropbox);
     host.set("STUB_SIZE", (40 << 20).to_string());
-    for arguments in ["run", "run --dry-run"] {
+    for arguments in ["run", "run --dry-run", "list", "verify", "rehearse"] {
         println!("$ gitlab-pi-backup {arguments}");
         let ended = host.run(arguments);
         println!("{}{}", ended.out, ended.err);

@@ -1,0 +1,192 @@
+//! `rehearse`
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::list::local;
+use super::setup::{Failure, Setup};
+use super::{ExitStatus, USAGE, tell};
+use crate::archive::{ArchiveKind, belonging, newest};
+use crate::catalog::{Wanted, find};
+use crate::cli::{Global, RehearseArgs};
+use crate::history;
+use crate::rehearse::GitCheck;
+use crate::rehearse::backup::{LocalBackup, Method, Rehearsal, rehearse_local, rehearse_stored};
+use crate::rehearse::verdict::PartStatus;
+use crate::report::Status;
+use crate::retry::Patience;
+use crate::verify::note_proof;
+
+/// What `--json` shows.
+#[derive(Serialize)]
+struct Report {
+    command: &'static str,
+    status: Status,
+    #[serde(flatten)]
+    rehearsal: Rehearsal,
+    #[serde(skip)]
+    exit: ExitStatus,
+}
+
+/// Reads a whole backup and proves that it would restore.
+pub fn run(global: &Global, arguments: &RehearseArgs) -> Result<ExitStatus, Failure> {
+    let given: Vec<_> = arguments.destination.iter().cloned().collect();
+    let loaded = Setup::load(global, &given)?;
+    let git = match (&arguments.scratch, arguments.git) {
+        (Some(scratch), true) if scratch.is_dir() => Some(GitCheck {
+            scratch: scratch.clone(),
+        }),
+        (Some(scratch), true) => {
+            let message = format!(
+                "--scratch {}: is no folder\n  make it first: it needs room for the largest repository",
+                scratch.display()
+            );
+            return Err((USAGE, message));
+        }
+        _ => None,
+    };
+    let report = Setup::carry_out(global, loaded, async |setup| {
+        let wanted = Wanted::new(arguments.backup.as_deref());
+        tokio::select! {
+            report = rehearse(&setup, &wanted, arguments.local, git) => report,
+            signal = setup.stop.requested() => {
+                Err((signal.exit_status(), format!("stopped by {}", signal.name())))
+            }
+        }
+    })?;
+    if let Some(error) = &report.rehearsal.error {
+        tracing::error!("{error}");
+    }
+    tell(global, &report, || text(&report.rehearsal));
+    Ok(report.exit)
+}
+
+async fn rehearse(
+    setup: &Setup,
+    wanted: &Wanted,
+    here: bool,
+    git: Option<GitCheck>,
+) -> Result<Report, Failure> {
+    let method = Method {
+        git,
+        guard: &setup.guard,
+        show: setup.show,
+    };
+    let now = Utc::now();
+    let rehearsal = if here {
+        rehearse_local(local_backup(setup, wanted, now)?, &method).await
+    } else {
+        let found = find(setup.taking_part(), wanted, &setup.state, || {
+            setup.short_patience()
+        })
+        .await;
+        let found = found.map_err(|error| (1, error.to_string()))?;
+        let patience = Patience::new(setup.upload.retry_for);
+        let rehearsal = rehearse_stored(&found, &method, &patience).await;
+        if let Some(restorable) = rehearsal.restorable {
+            let patience = setup.short_patience();
+            let noted = note_proof(
+                found.destination,
+                &found.backup,
+                &setup.state,
+                &patience,
+                |proof| {
+                    if restorable {
+                        proof.rehearsed_at = Some(now);
+                        proof.failed_rehearsal_at = None;
+                    } else {
+                        proof.failed_rehearsal_at = Some(now);
+                    }
+                },
+            );
+            if let Err(error) = noted.await {
+                tracing::warn!("{error}\n  that it was rehearsed now is not remembered there");
+            }
+        }
+        rehearsal
+    };
+    if let Err(error) = history::record_rehearsal(
+        &setup.state,
+        &rehearsal.backup_id,
+        &rehearsal.destination,
+        rehearsal.restorable,
+        now,
+    ) {
+        let folder = setup.state.path().display();
+        tracing::warn!("the rehearsal cannot be added to the history in {folder}: {error}");
+    }
+    let restorable = rehearsal.restorable == Some(true);
+    Ok(Report {
+        command: "rehearse",
+        status: if restorable {
+            Status::Ok
+        } else {
+            Status::Failed
+        },
+        exit: ExitStatus::from(!restorable),
+        rehearsal,
+    })
+}
+
+/// The backup on this machine that is asked for.
+fn local_backup(
+    setup: &Setup,
+    wanted: &Wanted,
+    now: DateTime<Utc>,
+) -> Result<LocalBackup, Failure> {
+    let data = local(setup, ArchiveKind::Data);
+    let configs = local(setup, ArchiveKind::Config);
+    let folder = setup.gitlab.data_dir.display();
+    let archive = match wanted {
+        Wanted::Latest => newest(&data, now).0.ok_or_else(|| {
+            format!("there is no data archive in {folder}\n  make one: gitlab-pi-backup run")
+        }),
+        Wanted::Id(id) => data.iter().find(|archive| archive.name.backup_id() == Some(id)).ok_or_else(|| {
+            format!("there is no backup {id} in {folder}\n  `gitlab-pi-backup list --local` shows what is there")
+        }),
+    };
+    let archive = archive.map_err(|message| (1, message))?;
+    let runs = history::read(&setup.state).unwrap_or_default();
+    let hash = |name: &str| history::content_hash(&runs, name);
+    let config = belonging(&archive.name, &configs, |config| &config.name);
+    Ok(LocalBackup {
+        id: archive.name.backup_id().unwrap_or_default().to_owned(),
+        data: (archive.clone(), hash(archive.name.as_str())),
+        config: config.map(|config| (config.clone(), hash(config.name.as_str()))),
+    })
+}
+
+fn text(rehearsal: &Rehearsal) -> String {
+    let mut text = String::new();
+    let mut archive = "";
+    for part in &rehearsal.parts {
+        // Writing to a string cannot fail, here and below.
+        if part.archive != archive {
+            archive = &part.archive;
+            let _ = writeln!(text, "{archive}");
+        }
+        let status = match part.verdict.status {
+            PartStatus::Ok => "ok",
+            PartStatus::Failed => "FAILED",
+            PartStatus::Skipped => "skipped",
+            PartStatus::Warning => "WARNING",
+        };
+        let _ = writeln!(
+            text,
+            "  {status:<8} {:<16} {}",
+            part.verdict.part, part.verdict.detail
+        );
+    }
+    let (id, place) = (&rehearsal.backup_id, &rehearsal.destination);
+    let _ = match rehearsal.restorable {
+        Some(true) => writeln!(text, "restorable: {id} at {place}"),
+        Some(false) => writeln!(text, "NOT RESTORABLE: {id} at {place}"),
+        None => writeln!(
+            text,
+            "not proved: {id} at {place} could not be read to its end"
+        ),
+    };
+    text
+}

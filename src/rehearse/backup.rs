@@ -1,0 +1,357 @@
+//! Rehearsing a whole backup: each of its archives is read as a stream, from where it is stored or from this
+//! disk, and judged as it passes. Nothing is written.
+
+use std::io::{self, Read};
+
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::verdict::{PartStatus, PartVerdict};
+use super::{Examination, Expected, GitCheck, Options, examine};
+use crate::archive::{Archive, ArchiveKind, ArchiveName};
+use crate::catalog::{Found, StoredArchive};
+use crate::content_hash::Digest;
+use crate::destination::Destination;
+use crate::destination::fetch::fetch;
+use crate::error::Error;
+use crate::gitlab::contents::Contents;
+use crate::guard::{self, shrinkage};
+use crate::listing::LOCAL;
+use crate::progress::{Progress, Show};
+use crate::retry::Patience;
+use crate::source::Source;
+use crate::source::file::FileSource;
+
+/// Parts of a download that wait to be judged; with those on their way this bounds the memory.
+const WAITING: usize = 1;
+/// How much is read from the disk at a time, in bytes.
+const PIECE_LEN: usize = 256 * 1024;
+
+/// What a rehearsal showed.
+#[derive(Debug, Serialize)]
+pub struct Rehearsal {
+    /// GitLab's ID.
+    pub backup_id: String,
+    /// Where it was read: a destination's name or [`LOCAL`].
+    pub destination: String,
+    /// Whether it would restore; null if it could not be read to its end.
+    pub restorable: Option<bool>,
+    /// A verdict for each part of each archive.
+    pub parts: Vec<Part>,
+    /// Why it could not be read to its end.
+    pub error: Option<String>,
+}
+
+/// The verdict on one part of one archive.
+#[derive(Debug, Serialize)]
+pub struct Part {
+    /// The archive's name.
+    pub archive: String,
+    /// The verdict.
+    #[serde(flatten)]
+    pub verdict: PartVerdict,
+}
+
+/// How a rehearsal is done.
+pub struct Method<'a> {
+    /// Whether git is asked about every bundle.
+    pub git: Option<GitCheck>,
+    /// `[guard]`: what counts as shrunk against the backup before.
+    pub guard: &'a guard::Settings,
+    /// Who is told how far it is.
+    pub show: Show,
+}
+
+impl Rehearsal {
+    fn new(backup_id: &str, destination: &str) -> Rehearsal {
+        Rehearsal {
+            backup_id: backup_id.to_owned(),
+            destination: destination.to_owned(),
+            restorable: None,
+            parts: Vec::new(),
+            error: None,
+        }
+    }
+
+    fn add(&mut self, archive: &str, verdict: PartVerdict) {
+        let archive = archive.to_owned();
+        self.parts.push(Part { archive, verdict });
+    }
+
+    /// An archive that is not there, though it should be.
+    fn lacks(&mut self, kind: ArchiveKind, why: &str) {
+        let archive = format!("({kind} archive)");
+        self.add(&archive, PartVerdict::failed("archive", why));
+    }
+
+    fn take(&mut self, archive: &str, examination: Examination) {
+        for verdict in examination.verdicts {
+            self.add(archive, verdict);
+        }
+    }
+
+    /// Nothing failed, and everything was read.
+    fn conclude(mut self) -> Rehearsal {
+        let failed = |part: &Part| part.verdict.status == PartStatus::Failed;
+        self.restorable = Some(!self.parts.iter().any(failed));
+        self
+    }
+
+    fn broken_off(mut self, error: String) -> Rehearsal {
+        self.error = Some(error);
+        self
+    }
+}
+
+/// Rehearses a stored backup.
+pub async fn rehearse_stored(
+    found: &Found<'_>,
+    method: &Method<'_>,
+    patience: &Patience,
+) -> Rehearsal {
+    let backup = &found.backup;
+    let mut rehearsal = Rehearsal::new(&backup.id, found.destination.name());
+    if let Some(Err(why)) = &backup.manifest {
+        let name = format!("{}.json", backup.id);
+        rehearsal.add(&name, PartVerdict::failed("manifest", why.as_str()));
+    }
+    for kind in ArchiveKind::ALL {
+        let archive = backup
+            .archive(kind)
+            .filter(|archive| archive.found.is_some());
+        let Some(archive) = archive else {
+            let lack = backup
+                .missing
+                .iter()
+                .find(|missing| missing.what == kind.as_str());
+            match lack {
+                Some(lack) => rehearsal.lacks(kind, &lack.why),
+                None => rehearsal.add(
+                    &format!("({kind} archive)"),
+                    PartVerdict::skipped("archive", "this destination is not configured to get it"),
+                ),
+            }
+            continue;
+        };
+        let options = Options {
+            version: archive.name.version.clone(),
+            expected: expected(archive),
+            git: method.git.clone(),
+        };
+        let examined =
+            examine_stored(found.destination, archive, options, method.show, patience).await;
+        match examined {
+            Ok(examination) => {
+                if kind == ArchiveKind::Data {
+                    let before = found.previous.as_ref();
+                    let before = before.and_then(|manifest| manifest.archive(ArchiveKind::Data));
+                    let before = before.map(|archive| (archive.name.as_str(), &archive.contents));
+                    rehearsal.parts.extend(against(
+                        before,
+                        archive.name.as_str(),
+                        &examination.contents,
+                        method.guard,
+                    ));
+                }
+                rehearsal.take(archive.name.as_str(), examination);
+            }
+            Err(error) => return rehearsal.broken_off(error.to_string()),
+        }
+    }
+    rehearsal.conclude()
+}
+
+/// What a stored archive should be: as its manifest says, else as the destination itself tells.
+fn expected(archive: &StoredArchive) -> Option<Expected> {
+    if let Some(expected) = &archive.expected {
+        return Some(Expected {
+            size: expected.size,
+            content_hash: expected.content_hash,
+            contents: Some(expected.contents.clone()).filter(|_| archive.kind == ArchiveKind::Data),
+        });
+    }
+    let found = archive.found.as_ref()?;
+    Some(Expected {
+        size: found.size,
+        content_hash: found.content_hash?,
+        contents: None,
+    })
+}
+
+/// Compares with the complete backup before: to have shrunk is no damage, but somebody should look.
+fn against(
+    before: Option<(&str, &Contents)>,
+    archive: &str,
+    now: &Contents,
+    guard: &guard::Settings,
+) -> Option<Part> {
+    let (name, before) = before?;
+    let shrunk = shrinkage(before, now, guard.shrink);
+    let verdict = if shrunk.is_empty() {
+        PartVerdict::ok("previous", format!("nothing has shrunk against {name}"))
+    } else {
+        PartVerdict::warning("previous", format!("{}, against {name}", shrunk.join("; ")))
+    };
+    Some(Part {
+        archive: archive.to_owned(),
+        verdict,
+    })
+}
+
+/// Downloads an archive and judges it as it comes.
+async fn examine_stored(
+    destination: &Destination,
+    archive: &StoredArchive,
+    options: Options,
+    show: Show,
+    patience: &Patience,
+) -> Result<Examination, Error> {
+    let size = archive.found.as_ref().map_or(0, |found| found.size);
+    let progress = Progress::new(show, archive.name.as_str(), size);
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let kind = archive.kind;
+    let judging =
+        tokio::task::spawn_blocking(move || examine(kind, Arriving::new(receiver), &options));
+    let fetching = fetch(
+        destination,
+        &archive.path,
+        0..size,
+        patience,
+        async |part: Vec<u8>| {
+            progress.add(part.len() as u64);
+            // It reads to the end, whatever it finds.
+            let _ = sender.send(Ok(part)).await;
+            Ok(())
+        },
+    );
+    let fetched = tokio::select! {
+        fetched = fetching => fetched,
+        () = progress.log_now_and_then() => unreachable!("it goes on for ever"),
+    };
+    if let Err(error) = &fetched {
+        let _ = sender.send(Err(io::Error::other(error.to_string()))).await;
+    }
+    drop(sender);
+    let judged = judging.await;
+    fetched?;
+    let action = format!("rehearsing {}:{}", destination.name(), archive.path);
+    let ended = |what: String| Error::new(crate::error::ErrorKind::Unexpected, &action, what);
+    judged
+        .map_err(|_| ended("the program is ending".to_owned()))?
+        .map_err(|error| ended(error.to_string()))
+}
+
+/// The bytes of a download, for somebody who reads.
+struct Arriving {
+    receiver: mpsc::Receiver<io::Result<Vec<u8>>>,
+    part: io::Cursor<Vec<u8>>,
+}
+
+impl Arriving {
+    fn new(receiver: mpsc::Receiver<io::Result<Vec<u8>>>) -> Arriving {
+        Arriving {
+            receiver,
+            part: io::Cursor::default(),
+        }
+    }
+}
+
+impl Read for Arriving {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let n = self.part.read(buf)?;
+            if n > 0 || buf.is_empty() {
+                return Ok(n);
+            }
+            match self.receiver.blocking_recv() {
+                Some(part) => self.part = io::Cursor::new(part?),
+                None => return Ok(0),
+            }
+        }
+    }
+}
+
+/// The archives of one backup on this machine, each with the content hash it was stored with, if it was.
+pub struct LocalBackup {
+    /// GitLab's ID.
+    pub id: String,
+    /// The data archive.
+    pub data: (Archive, Option<Digest>),
+    /// The config archive that belongs to it.
+    pub config: Option<(Archive, Option<Digest>)>,
+}
+
+/// Rehearses a backup on this machine.
+pub async fn rehearse_local(backup: LocalBackup, method: &Method<'_>) -> Rehearsal {
+    let mut rehearsal = Rehearsal::new(&backup.id, LOCAL);
+    if backup.config.is_none() {
+        let why = "no config archive of this machine was made within a day of it";
+        rehearsal.lacks(ArchiveKind::Config, why);
+    }
+    for (archive, hash) in backup.config.into_iter().chain([backup.data]) {
+        let options = Options {
+            version: archive.name.version.clone(),
+            expected: hash.map(|content_hash| Expected {
+                size: archive.size,
+                content_hash,
+                contents: None,
+            }),
+            git: method.git.clone(),
+        };
+        let name: ArchiveName = archive.name.clone();
+        let progress = Progress::new(method.show, name.as_str(), archive.size);
+        let shown = progress.clone();
+        let path = archive.path.clone();
+        let judging =
+            tokio::task::spawn_blocking(move || examine_local(&archive, &options, &shown));
+        let judged = tokio::select! {
+            judged = judging => judged,
+            () = progress.log_now_and_then() => unreachable!("it goes on for ever"),
+        };
+        match judged.unwrap_or_else(|_| Err(io::Error::other("the program is ending"))) {
+            Ok(examination) => rehearsal.take(name.as_str(), examination),
+            Err(error) => {
+                return rehearsal.broken_off(format!("reading {}: {error}", path.display()));
+            }
+        }
+    }
+    rehearsal.conclude()
+}
+
+fn examine_local(
+    archive: &Archive,
+    options: &Options,
+    progress: &Progress,
+) -> io::Result<Examination> {
+    let source = FileSource::open(&archive.path)?;
+    let before = source.fingerprint()?;
+    let reading = Reading {
+        source: &source,
+        progress,
+        offset: 0,
+    };
+    let reading = io::BufReader::with_capacity(PIECE_LEN, reading);
+    let examination = examine(archive.name.kind, reading, options)?;
+    if source.fingerprint()? != before {
+        return Err(io::Error::other("the file changed while it was read"));
+    }
+    Ok(examination)
+}
+
+/// A file that is read once from front to back, and does not push others out of the page cache.
+struct Reading<'a> {
+    source: &'a FileSource,
+    progress: &'a Progress,
+    offset: u64,
+}
+
+impl Read for Reading<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.source.read_at(self.offset, buf)?;
+        let end = self.offset + n as u64;
+        self.source.release(self.offset..end);
+        self.progress.add(n as u64);
+        self.offset = end;
+        Ok(n)
+    }
+}
