@@ -162,16 +162,21 @@ impl StoredBackup {
         self.manifest.is_none()
     }
 
-    /// What is wrong with its archives although they are whole tars.
+    /// What is wrong with its archives although they are whole tars, and whether it failed when it was last
+    /// rehearsed: such a backup is no reason to delete a better one.
     pub fn doubts(&self) -> Vec<String> {
         let manifest = self.readable_manifest();
         let archives = manifest.iter().flat_map(|manifest| &manifest.archives);
-        archives
-            .flat_map(|archive| {
-                let told = |doubt: &String| format!("{}: {doubt}", archive.kind);
-                archive.doubts.iter().map(told)
-            })
-            .collect()
+        let doubts = archives.flat_map(|archive| {
+            let told = |doubt: &String| format!("{}: {doubt}", archive.kind);
+            archive.doubts.iter().map(told)
+        });
+        let failed = self.proof.failed_rehearsal_at;
+        let rehearsal = failed.map(|at| {
+            let day = at.format("%Y-%m-%d");
+            format!("it was not restorable when it was rehearsed on {day}")
+        });
+        doubts.chain(rehearsal).collect()
     }
 
     /// The time in its ID.

@@ -118,6 +118,47 @@ fn an_archive_that_was_damaged_where_it_is_stored_is_not_restorable() {
 }
 
 #[test]
+fn what_failed_its_rehearsal_counts_no_more_until_it_succeeds() {
+    let (dropbox, host) = stored();
+    // The archive itself is what was stored; what was stored cannot be restored.
+    let mut broken = RealBackup::new(1).members(STAMP + 3_600);
+    let dump = broken
+        .iter_mut()
+        .find(|member| member.path.contains("database.sql"))
+        .expect("a dump");
+    dump.data.truncate(dump.data.len() * 3 / 4);
+    let id = RealBackup::new(1).id(STAMP + 3_600);
+    let path = host
+        .path("var/opt/gitlab/backups")
+        .join(format!("{id}_gitlab_backup.tar"));
+    support::backup::repack(&broken, &path);
+    assert_eq!(host.run("run --skip-create --only data").status, Some(0));
+    let ended = host.run("rehearse --json");
+    assert_eq!(ended.status, Some(1), "{ended}");
+    assert_eq!(ended.json()["backup_id"], id);
+    assert!(
+        flaws(&ended).iter().any(|flaw| flaw.ends_with("db failed")),
+        "{ended}"
+    );
+    let rows = host.run("list --json --destination dropbox").json()["backups"].clone();
+    assert_eq!(
+        (&rows[0]["complete"], &rows[1]["complete"]),
+        (&json!(false), &json!(true))
+    );
+    // The newest complete one is now the one before.
+    let ended = host.run("rehearse --json");
+    assert_eq!(ended.status, Some(0), "{ended}");
+    assert_eq!(ended.json()["backup_id"], ID);
+    let proof = format!("/Manifests/{id}.proof.json");
+    assert!(
+        dropbox
+            .content(&proof)
+            .windows(19)
+            .any(|w| w == b"failed_rehearsal_at")
+    );
+}
+
+#[test]
 fn an_archive_that_was_cut_where_it_is_stored_is_not_restorable() {
     let (dropbox, host) = stored();
     let path = format!("/Data/{DATA}");

@@ -85,6 +85,7 @@ impl Run<'_> {
                 .filter(|kind| destination.takes(**kind));
             let folders = kinds
                 .map(|kind| destination.folder(*kind))
+                .chain([destination.manifest_folder()])
                 .filter(|folder| !folder.is_empty());
             for folder in folders {
                 match destination.stat(folder, &patience).await {

@@ -23,7 +23,7 @@ use crate::gitlab::format::Flaw;
 use crate::gitlab::format::bundle::{self, Bundle};
 
 /// A git command that takes longer is ended.
-const TIMEOUT: Duration = Duration::from_secs(3600);
+const TIMEOUT: Duration = Duration::from_hours(1);
 /// Of what git says, no more than this is kept, in bytes.
 const LONGEST_WORDS: u64 = 4096;
 /// What `git fsck` ends with when old objects are not as today's git writes them, but nothing is missing or
@@ -322,7 +322,7 @@ fn own_folder(scratch: &Path) -> io::Result<PathBuf> {
         match fs::DirBuilder::new().mode(0o700).create(&folder) {
             Ok(()) => return Ok(folder),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 1000 => {
-                number += 1
+                number += 1;
             }
             Err(error) => return Err(error),
         }

@@ -114,7 +114,7 @@ impl Table {
 
     /// The slot of a hash, or the free one where it belongs.
     fn find(slots: &mut [u64], hash: u64) -> &mut u64 {
-        let place = u128::from(hash) * slots.len() as u128 >> (u64::BITS - MARK_BITS);
+        let place = (u128::from(hash) * slots.len() as u128) >> (u64::BITS - MARK_BITS);
         let mut at = usize::try_from(place).expect("less than the length");
         while slots[at] != 0 && slots[at] >> MARK_BITS != hash {
             at = if at + 1 == slots.len() { 0 } else { at + 1 };
