@@ -836,7 +836,7 @@ fn what_the_arguments_show_alone_is_a_usage_error() {
         ("restore --apply --only data", "--only"),
         ("restore --plan --only data", "--only"),
         ("restore --yes", "--apply"),
-        ("restore --plan --yes", "--apply"),
+        ("restore --plan --yes", "--yes"),
         ("restore --only both", "`config` or `data`"),
         ("restore a b", "b"),
         ("restore --plan --wait 1s", "--wait"),

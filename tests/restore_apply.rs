@@ -3,15 +3,18 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::backup::{Member, RealBackup, repack};
-use support::dropbox::{Dropbox, Fault, Options, What};
+use support::dropbox::{Dropbox, Fault, Moment, Options, What};
 use support::host::{Ended, Host};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_gitlab-pi-backup");
@@ -290,4 +293,278 @@ fn a_folder_of_config_archives_elsewhere_stays_where_it_is() {
     assert_eq!(lost.host.gitlab_state(), lost.state);
     assert_eq!(names(&elsewhere), [CONFIG]);
     assert!(!lost.host.path("etc/gitlab/config_backup").exists());
+}
+
+/// The program on a terminal, answering its questions.
+struct Terminal {
+    child: Child,
+    keyboard: File,
+    screen: BufReader<ChildStderr>,
+    shown: String,
+}
+
+impl Terminal {
+    fn start(host: &Host, arguments: &str) -> Terminal {
+        let pair = nix::pty::openpty(None, None).expect("a terminal");
+        let mut child = host
+            .command(arguments)
+            .stdin(Stdio::from(pair.slave))
+            .spawn()
+            .expect("the program starts");
+        let screen = BufReader::new(child.stderr.take().expect("a pipe"));
+        Terminal {
+            child,
+            keyboard: pair.master.into(),
+            screen,
+            shown: String::new(),
+        }
+    }
+
+    /// Waits for the next question. False if the program ended instead.
+    fn asked(&mut self) -> bool {
+        let mut byte = [0];
+        let start = self.shown.len();
+        while self.screen.read(&mut byte).expect("readable") == 1 {
+            self.shown.push(byte[0] as char);
+            if self.shown[start..].ends_with("[a]ll: ") {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn answer(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).expect("typed");
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a process"));
+        kill_process(pid.expect("a process"), signal).expect("there");
+    }
+
+    fn end(mut self) -> Ended {
+        while self.asked() {}
+        let mut out = String::new();
+        let mut stdout = self.child.stdout.take().expect("a pipe");
+        stdout.read_to_string(&mut out).expect("text");
+        let status = self.child.wait().expect("ended").code();
+        Ended {
+            status,
+            out,
+            err: self.shown,
+        }
+    }
+}
+
+#[test]
+fn on_a_terminal_each_step_is_shown_and_asked_for() {
+    let lost = lost();
+    let mut terminal = Terminal::start(&lost.host, "restore --apply --json");
+    let mut count = 0;
+    while terminal.asked() {
+        count += 1;
+        assert!(
+            terminal.shown.contains(&format!("step {count} of 13: ")),
+            "{}",
+            terminal.shown
+        );
+        terminal.answer(if count % 2 == 0 { "y\n" } else { "YES\n" });
+    }
+    assert_eq!(count, 13);
+    let ended = terminal.end();
+    assert!(
+        ended
+            .err
+            .contains("    GITLAB_ASSUME_YES=1 gitlab-backup restore BACKUP="),
+        "{ended}"
+    );
+    lost.assert_back(&ended);
+    assert_eq!(calls(&lost.host), CALLS);
+}
+
+#[test]
+fn yes_to_all_asks_no_more() {
+    let lost = lost();
+    let mut terminal = Terminal::start(&lost.host, "restore --apply --json");
+    assert!(terminal.asked());
+    terminal.answer("a\n");
+    let ended = terminal.end();
+    assert_eq!(ended.err.matches("go on?").count(), 1, "{ended}");
+    lost.assert_back(&ended);
+}
+
+#[test]
+fn no_stops_and_says_how_to_go_on() {
+    let lost = lost();
+    let before = Snapshot::of(&lost.host);
+    for answer in ["n\n", "\n", "\u{4}"] {
+        let mut terminal = Terminal::start(&lost.host, "restore --apply --json");
+        assert!(terminal.asked());
+        terminal.answer(answer);
+        let ended = terminal.end();
+        lost.assert_untouched(&ended, &before);
+        assert!(ended.err.contains("stopped before step 1 of 13"), "{ended}");
+        assert!(ended.err.contains("nothing was changed"), "{ended}");
+    }
+    let mut terminal = Terminal::start(&lost.host, "restore --apply --json");
+    for _ in 0..5 {
+        assert!(terminal.asked());
+        terminal.answer("y\n");
+    }
+    assert!(terminal.asked());
+    terminal.answer("no\n");
+    let ended = terminal.end();
+    assert_eq!(ended.status, Some(1), "{ended}");
+    assert!(ended.err.contains("stopped before step 6 of 13"), "{ended}");
+    assert!(
+        ended.err.contains("the former configuration is in "),
+        "{ended}"
+    );
+    assert_eq!(
+        steps(&ended)[4],
+        ("reconfigure".to_owned(), "ok".to_owned())
+    );
+    assert_eq!(
+        steps(&ended)[5],
+        ("place_data".to_owned(), "planned".to_owned())
+    );
+    let ended = lost.host.run(APPLY);
+    lost.assert_back(&ended);
+    assert_eq!(
+        steps(&ended)[4],
+        ("reconfigure".to_owned(), "done_before".to_owned())
+    );
+    assert_eq!(calls(&lost.host), CALLS);
+}
+
+#[test]
+fn a_signal_is_heard_at_a_question() {
+    let lost = lost();
+    for (number, signal, status) in [(1, Signal::INT, 130), (4, Signal::TERM, 143)] {
+        let mut terminal = Terminal::start(&lost.host, "restore --apply --json");
+        assert!(terminal.asked());
+        for _ in 1..number {
+            terminal.answer("y\n");
+            assert!(terminal.asked());
+        }
+        terminal.signal(signal);
+        let ended = terminal.end();
+        assert_eq!(ended.status, Some(status), "{ended}");
+        assert_eq!(ended.json()["status"], "failed");
+    }
+    let ended = lost.host.run(APPLY);
+    lost.assert_back(&ended);
+}
+
+#[test]
+fn killed_after_each_step_the_next_call_goes_on_with_the_next() {
+    for killed_before in 1..=13 {
+        let lost = lost();
+        let mut terminal = Terminal::start(&lost.host, "restore --apply --json");
+        for _ in 1..killed_before {
+            assert!(terminal.asked(), "{}", terminal.shown);
+            terminal.answer("y\n");
+        }
+        assert!(terminal.asked(), "{}", terminal.shown);
+        terminal.signal(Signal::KILL);
+        assert_eq!(terminal.end().status, None);
+        // What is needed is here: no destination is asked again once it is.
+        if killed_before > 1 {
+            lost.dropbox.shut_down();
+        }
+        let ended = lost.host.run(APPLY);
+        lost.assert_back(&ended);
+        assert_eq!(
+            calls(&lost.host),
+            CALLS,
+            "killed before step {killed_before}"
+        );
+        let before = steps(&ended)
+            .iter()
+            .filter(|(_, status)| status == "done_before")
+            .count();
+        assert_eq!(before, killed_before - 1, "{ended}");
+    }
+}
+
+/// Lets GitLab's `n`-th command (from 1 on) kill the program: before it does its work, or after.
+fn kill_at_call(host: &Host, n: usize, after: bool) {
+    for name in ["gitlab-ctl", "gitlab-backup", "gitlab-rake"] {
+        let path = host.path("bin").join(name);
+        let real = fs::read_link(&path).map_or_else(
+            |_| host.path("real").join(name),
+            |target| {
+                fs::create_dir_all(host.path("real")).expect("a folder");
+                let moved = host.path("real").join(name);
+                symlink(target, &moved).expect("a link");
+                moved
+            },
+        );
+        fs::remove_file(&path).expect("removed");
+        let (count, real) = (host.path("count"), real.display().to_string());
+        let count = count.display();
+        let early = if after { "" } else { "kill -9 $PPID; exit 1" };
+        let late = if after { "kill -9 $PPID" } else { ":" };
+        let text = format!(
+            "#!/bin/sh\nn=$(($(cat '{count}' 2>/dev/null || echo 0) + 1))\necho $n >'{count}'\n\
+             if [ $n != {n} ]; then exec '{real}' \"$@\"; fi\n{early}\n'{real}' \"$@\"\n{late}\n"
+        );
+        fs::write(&path, text).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+    }
+}
+
+#[test]
+fn killed_in_each_of_gitlabs_commands_it_is_repeated() {
+    for after in [false, true] {
+        for n in 1..=CALLS.len() {
+            let lost = lost();
+            kill_at_call(&lost.host, n, after);
+            let killed = lost.host.run(APPLY);
+            assert_eq!(killed.status, None, "{killed}");
+            let ended = lost.host.run(APPLY);
+            lost.assert_back(&ended);
+            let mut expected = CALLS.to_vec();
+            if after {
+                expected.insert(n, CALLS[n - 1]);
+            }
+            assert_eq!(calls(&lost.host), expected, "killed at call {n}");
+        }
+    }
+}
+
+#[test]
+fn killed_while_fetching_it_goes_on_with_the_same_backup() {
+    let lost = lost();
+    let mut kills = 0;
+    for n in 0.. {
+        let target = Arc::new(AtomicI32::new(0));
+        let victim = target.clone();
+        let started = Arc::new(Mutex::new(()));
+        let held = started.lock().expect("not poisoned");
+        let wait = started.clone();
+        let kill = move || {
+            drop(wait.lock());
+            let pid = Pid::from_raw(victim.load(Ordering::SeqCst)).expect("a process");
+            let _ = kill_process(pid, Signal::KILL);
+        };
+        lost.dropbox.clear_faults();
+        let fault = What::Call(Moment::Applied, Arc::new(kill));
+        lost.dropbox.fault(Fault::on("", fault).skip(n));
+        let child = lost.host.spawn(APPLY);
+        target.store(
+            i32::try_from(child.id()).expect("a process"),
+            Ordering::SeqCst,
+        );
+        drop(held);
+        let ended = Ended::from(child.wait_with_output().expect("ended"));
+        lost.dropbox.clear_faults();
+        if ended.status.is_some() {
+            lost.assert_back(&ended);
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills >= 6, "only {kills} requests were tried");
+    assert_eq!(calls(&lost.host), CALLS);
 }
