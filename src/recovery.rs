@@ -1,13 +1,14 @@
 //! `RECOVERY.md`: how a person with a dead Pi, and no copy of this program, gets back from what is stored.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::archive::ArchiveKind;
 use crate::catalog::{Catalog, RECOVERY, StoredArchive, StoredBackup, hash_of};
 use crate::destination::Destination;
 use crate::error::Error;
-use crate::manifest::edition;
+use crate::restore::runbook::{Known, Places, Step, runbook};
 use crate::retry::Patience;
 use crate::source::Source;
 use crate::source::memory::MemorySource;
@@ -105,78 +106,81 @@ fn table(text: &mut String, catalog: &Catalog) {
     }
 }
 
-/// The package of a version, as GitLab's repositories name it.
-pub fn package(version: &str) -> (String, String) {
-    let edition = edition(version);
-    let number = version.strip_suffix("-ee").unwrap_or(version);
-    (format!("gitlab-{edition}"), format!("{number}-{edition}.0"))
-}
+/// Where the archives are when they have been downloaded by hand.
+const FETCHED: &str = "/root/restore";
 
 fn by_hand(text: &mut String, backup: &StoredBackup) {
-    let version = backup.data_name.version.as_deref().unwrap_or_default();
-    let (package, package_version) = package(version);
-    let name = |kind| backup.archive(kind).map(|archive| archive.name.as_str());
-    let data = name(ArchiveKind::Data).unwrap_or("(the data archive is missing)");
-    let config = name(ArchiveKind::Config).unwrap_or("(the config archive is missing)");
     let id = &backup.id;
     let _ = write!(
         text,
         "
 ## With gitlab-pi-backup
 
-1. Install `{package}` in exactly version `{package_version}`:
-   `apt-get install {package}={package_version}` (package source: <https://packages.gitlab.com/gitlab/{package}>).
-2. Install `gitlab-pi-backup`, give it access to this place (`config.example.toml` shows how), and run
+Install GitLab in exactly the version of the backup (step 2 below), then `gitlab-pi-backup`, give it access to
+this place (`config.example.toml` shows how), and run
 
-       sudo gitlab-pi-backup restore {id} --plan
-       sudo gitlab-pi-backup restore {id} --apply
+    sudo gitlab-pi-backup restore {id} --plan
+    sudo gitlab-pi-backup restore {id} --apply
 
 ## By hand
 
 For the backup `{id}`; for another one put its names in their places.
+As `root`, or with `sudo` before each command.
 
-1. Install `{package}` in exactly version `{package_version}`, as above; another version or edition refuses the
-   archive. Let it configure itself once: `sudo gitlab-ctl reconfigure`.
-2. Download both archives:
+1. download both archives from here to `{FETCHED}`
 
 "
     );
     for archive in &backup.archives {
+        let size = archive.size();
         let _ = writeln!(
             text,
-            "       {}   {} bytes{}",
+            "       {}   {size} bytes{}",
             archive.path,
-            archive.size(),
             hash(archive)
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         text,
         "
-   The hash is Dropbox's content hash: SHA-256 over the SHA-256 of each 4 MiB block.
-3. Put the configuration back:
-
-       sudo mv /etc/gitlab /etc/gitlab.before
-       sudo tar --extract --file {config} --directory /
-       sudo gitlab-ctl reconfigure
-
-4. Put the data archive in its place:
-
-       sudo cp {data} /var/opt/gitlab/backups/
-       sudo chown git:git /var/opt/gitlab/backups/{data}
-       sudo chmod 600 /var/opt/gitlab/backups/{data}
-
-5. Restore, and look whether all is well:
-
-       sudo gitlab-ctl stop puma
-       sudo gitlab-ctl stop sidekiq
-       sudo GITLAB_ASSUME_YES=1 gitlab-backup restore BACKUP={id} force=yes
-       sudo gitlab-ctl reconfigure
-       sudo gitlab-ctl start
-       sudo gitlab-rake gitlab:check SANITIZE=true
-       sudo gitlab-rake gitlab:doctor:secrets
-"
+   The hash is Dropbox's content hash: SHA-256 over the SHA-256 of each 4 MiB block."
     );
+    let stored = |kind| {
+        let archive = backup.archive(kind)?;
+        Some((archive.name.as_str(), archive.found.as_ref()?.size))
+    };
+    let manifest = backup.readable_manifest();
+    let data = manifest.and_then(|manifest| manifest.archive(ArchiveKind::Data));
+    let known = Known {
+        backup_id: id,
+        version: backup.data_name.version.as_deref(),
+        config: stored(ArchiveKind::Config),
+        data: stored(ArchiveKind::Data),
+        skipped: data.map_or(&[], |data| &data.contents.skipped),
+    };
+    // GitLab's own folders, wherever this machine has them: the next one will have them there.
+    let places = Places {
+        etc_dir: Path::new("/etc/gitlab"),
+        kept: Path::new("/etc/gitlab.before"),
+        config_dir: Path::new("/etc/gitlab/config_backup"),
+        data_dir: Path::new("/var/opt/gitlab/backups"),
+        fetched: Some(Path::new(FETCHED)),
+    };
+    let steps = runbook(&known, &places).into_iter();
+    for (number, step) in (2..).zip(steps.filter(|step| step.step != Step::Fetch)) {
+        let _ = writeln!(text, "{number}. {}", step.title);
+        if let Some(command) = &step.command {
+            let variables = step
+                .environment
+                .iter()
+                .map(|(name, value)| format!("{name}={value} "));
+            let variables: String = variables.collect();
+            let _ = writeln!(text, "\n       {variables}{}\n", command.join(" "));
+        }
+        for note in &step.notes {
+            let _ = writeln!(text, "   ({note})");
+        }
+    }
 }
 
 fn hash(archive: &StoredArchive) -> String {
@@ -188,19 +192,4 @@ fn hash(archive: &StoredArchive) -> String {
     expected
         .or(there)
         .map_or(String::new(), |hash| format!("   hash {hash}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn packages_have_the_names_of_gitlabs_repositories() {
-        let of = |version| {
-            let (name, version) = package(version);
-            format!("{name}={version}")
-        };
-        assert_eq!(of("17.8.2"), "gitlab-ce=17.8.2-ce.0");
-        assert_eq!(of("16.5.0-ee"), "gitlab-ee=16.5.0-ee.0");
-    }
 }

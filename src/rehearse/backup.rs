@@ -150,7 +150,7 @@ pub async fn rehearse_stored(
                         before,
                         archive.name.as_str(),
                         &examination.contents,
-                        method.guard,
+                        *method.guard,
                     ));
                 }
                 rehearsal.take(archive.name.as_str(), examination);
@@ -183,7 +183,7 @@ fn against(
     before: Option<(&str, &Contents)>,
     archive: &str,
     now: &Contents,
-    guard: &guard::Settings,
+    guard: guard::Settings,
 ) -> Option<Part> {
     let (name, before) = before?;
     let shrunk = shrinkage(before, now, guard.shrink);

@@ -74,10 +74,11 @@ impl Data {
                 self.parts.insert(part.to_owned(), found);
             }
         } else if path.ends_with(b".gz")
-            && let Err(Flaw::Damaged(why)) = expanded(contents) {
-                let name = String::from_utf8_lossy(path);
-                self.others.push(&format!("{name}: {why}"));
-            }
+            && let Err(Flaw::Damaged(why)) = expanded(contents)
+        {
+            let name = String::from_utf8_lossy(path);
+            self.others.push(&format!("{name}: {why}"));
+        }
     }
 
     fn information(&mut self, contents: &mut dyn BufRead) {
@@ -110,8 +111,12 @@ impl Data {
         let contents = self.counter.finish(told);
         let mut verdicts = vec![on_information(self.information.as_ref(), version)];
         let skipped = |part: &str| contents.skipped.iter().any(|skipped| skipped == part);
-        let absent = |part: &str| if skipped(part) { PartVerdict::skipped(part, "left out by SKIP") } else {
-            PartVerdict::skipped(part, format!("{part} absent, though not left out by SKIP"))
+        let absent = |part: &str| {
+            if skipped(part) {
+                PartVerdict::skipped(part, "left out by SKIP")
+            } else {
+                PartVerdict::skipped(part, format!("{part} absent, though not left out by SKIP"))
+            }
         };
         verdicts.push(match self.dumps.verdict() {
             Some(verdict) => verdict,
