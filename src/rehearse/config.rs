@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead};
 
-use super::verdict::PartVerdict;
+use super::verdict::{PartStatus, PartVerdict};
 use crate::gitlab::contents::below_top;
 use crate::gitlab::format::{Flaw, secrets, settings};
 use crate::tar::{Entry, EntryKind};
@@ -40,7 +40,10 @@ impl Config {
     }
 
     pub(super) fn verdicts(self) -> Vec<PartVerdict> {
-        let secrets = verdict("secrets", "gitlab-secrets.json", self.secrets);
+        let mut secrets = verdict("secrets", "gitlab-secrets.json", self.secrets);
+        if secrets.status == PartStatus::Skipped {
+            secrets.status = PartStatus::Warning;
+        }
         let settings = verdict("settings", "gitlab.rb", self.settings);
         vec![secrets, settings]
     }
