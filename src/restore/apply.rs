@@ -13,7 +13,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::journal::Journal;
 use super::package::{package, product};
@@ -91,7 +91,12 @@ async fn begin(
     let found = job.unless_stopped(job.find()).await?;
     report.describe(&found);
     report.warn_of_doubts();
-    let mut journal = Journal::new(&found.backup.id, found.destination.name(), now);
+    let mut begun_at = now;
+    // Nothing has the name that what is moved away will get.
+    while fs::symlink_metadata(kept_path(&job.gitlab.etc_dir, begun_at)).is_ok() {
+        begun_at += TimeDelta::seconds(1);
+    }
+    let mut journal = Journal::new(&found.backup.id, found.destination.name(), begun_at);
     for kind in ArchiveKind::ALL {
         journal.wishes.push(wish(&found, kind, true)?);
     }

@@ -225,9 +225,13 @@ impl Heard {
 /// Logs and judges every line until the output ends.
 async fn listen(mut lines: mpsc::Receiver<String>, tells_of_failure: fn(&str) -> bool) -> Heard {
     let mut heard = Heard::default();
+    let mut aborted = false;
     while let Some(raw) = lines.recv().await {
         let line = plain(&raw);
-        if tells_of_failure(&line) {
+        // What rake was aborted by stands in the line behind.
+        let tells = tells_of_failure(&line) || aborted && !line.is_empty();
+        aborted = tells && line == "rake aborted!";
+        if tells {
             tracing::warn!("gitlab: {line}");
             if heard.failures.len() < SHOWN_LINES {
                 heard.failures.push(line.clone());
