@@ -183,7 +183,10 @@ impl Line {
         let exchange = async {
             let mut response = builder.send().await?;
             let (status, headers) = (response.status().as_u16(), response.headers().clone());
-            let mut body = Vec::new();
+            // A part of an archive: grown piece by piece it would take twice its length.
+            let stated = response.content_length().unwrap_or(0);
+            let stated = usize::try_from(stated).unwrap_or(usize::MAX);
+            let mut body = Vec::with_capacity(stated.min(LONGEST_REPLY));
             while let Some(chunk) = response.chunk().await? {
                 meter.received(chunk.len() as u64);
                 if body.len() + chunk.len() > LONGEST_REPLY {

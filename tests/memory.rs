@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::process::Child;
 use std::time::Duration;
 
 use support::dropbox::{Dropbox, Options};
@@ -11,8 +12,7 @@ use support::host::Host;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_gitlab-pi-backup");
 const DATA: &str = "1702758583_2023_12_16_17.8.2_gitlab_backup.tar";
 
-/// The most memory that sending `size` bytes ever took, in KiB, as the kernel counts it: without the pages of
-/// the program itself, of which an unoptimised one has many. The benchmark counts all of it.
+/// The most memory that sending `size` bytes ever took, in KiB.
 fn peak(size: u64, chunk_size: &str, concurrency: usize) -> u64 {
     let dropbox = Dropbox::start(Options {
         tls: true,
@@ -33,7 +33,12 @@ fn peak(size: u64, chunk_size: &str, concurrency: usize) -> u64 {
         .replace("\"4 MiB\"", &format!("\"{chunk_size}\""));
     host.write_config(&format!("{config}concurrency = {concurrency}\n"));
     host.set("SSL_CERT_FILE", dropbox.ca_file().expect("a certificate"));
-    let mut child = host.spawn("run -q --skip-create --only data");
+    most(host.spawn("run -q --skip-create --only data"))
+}
+
+/// The most memory that a program takes until its good end, in KiB, as the kernel counts it: without the pages of
+/// the program itself, of which an unoptimised one has many. The benchmark counts all of it.
+fn most(mut child: Child) -> u64 {
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     let ended = loop {
@@ -46,16 +51,19 @@ fn peak(size: u64, chunk_size: &str, concurrency: usize) -> u64 {
         }
         std::thread::sleep(Duration::from_millis(2));
     };
-    assert!(ended.success(), "{size} {chunk_size} {concurrency}");
+    assert!(ended.success());
     peak
+}
+
+/// Under an emulator the kernel counts the emulator.
+fn is_emulated() -> bool {
+    cfg!(target_arch = "aarch64")
+        && std::env::var_os("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").is_some()
 }
 
 #[test]
 fn an_upload_takes_the_same_little_memory_whatever_is_sent() {
-    if cfg!(target_arch = "aarch64")
-        && std::env::var_os("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").is_some()
-    {
-        // Under an emulator the kernel counts the emulator.
+    if is_emulated() {
         return;
     }
     let small = peak(1 << 20, "16 MiB", 4);
@@ -76,5 +84,33 @@ fn an_upload_takes_the_same_little_memory_whatever_is_sent() {
     assert!(
         twelve.saturating_sub(four) <= 8 * 512,
         "{peaks:?} KiB with 4 connections, the last with 12"
+    );
+}
+
+#[test]
+fn a_restore_takes_the_same_little_memory_whatever_is_fetched() {
+    if is_emulated() {
+        return;
+    }
+    let fetching = |size: usize| {
+        let dropbox = Dropbox::start(Options {
+            tls: true,
+            ..Options::default()
+        });
+        let mut host = Host::new(PROGRAM, &dropbox);
+        host.set("SSL_CERT_FILE", dropbox.ca_file().expect("a certificate"));
+        let bytes: Vec<u8> = (0..size).map(|n| n.to_le_bytes()[1]).collect();
+        dropbox.put_file(&format!("/Data/{DATA}"), &bytes);
+        let id = DATA.trim_end_matches("_gitlab_backup.tar");
+        let most = most(host.spawn(&format!("restore {id} --only data -q")));
+        let restored = host.path("var/opt/gitlab/backups").join(DATA);
+        assert!(fs::read(restored).expect("restored") == bytes);
+        most
+    };
+    let peaks = [1 << 20, 64 << 20, 320 << 20].map(fetching);
+    assert!(peaks.iter().all(|peak| *peak <= 20 * 1024), "{peaks:?} KiB");
+    assert!(
+        peaks[2].saturating_sub(peaks[1]) <= 4 * 1024,
+        "{peaks:?} KiB"
     );
 }

@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -57,6 +58,12 @@ fn stored_with(options: Options) -> Stored {
 
 fn stored() -> Stored {
     stored_with(Options::default())
+}
+
+/// Says that a test does not try something here. Not by a macro, whose output a test that passes does not show.
+fn skipped(why: &str) {
+    let told = writeln!(io::stderr(), "skipped: {why}");
+    told.expect("standard error");
 }
 
 /// The names in a folder, hidden ones too.
@@ -328,9 +335,7 @@ fn part_file(stored: &Stored) -> std::path::PathBuf {
     let folder = stored.host.path("back");
     let begin = format!(".{DATA}.");
     let all = names(&folder);
-    let name = all
-        .iter()
-        .find(|name| name.starts_with(&begin) && name.ends_with(".part"));
+    let name = all.iter().find(|name| name.starts_with(&begin));
     folder.join(name.unwrap_or_else(|| panic!("no part file in {all:?}")))
 }
 
@@ -345,9 +350,7 @@ fn what_does_not_fit_is_told_before_anything_is_fetched() {
         .stderr(std::process::Stdio::null())
         .status();
     if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!(
-            "skipped: a small disk cannot be mounted here; the figures are tested in restore::target"
-        );
+        skipped("a small disk cannot be mounted here; the figures are tested in restore::target");
         return;
     }
     let before = stored.downloaded();
@@ -875,4 +878,58 @@ fn it_takes_the_lock_and_the_plan_does_not() {
     assert_eq!(stored.host.run("restore --plan").status, Some(0));
     lock.unlock().expect("held");
     assert_eq!(stored.host.run("restore").status, Some(0));
+}
+
+#[test]
+fn the_readme_knows_every_option_and_every_field() {
+    let readme =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("read");
+    let of_restore = |start: &str, end: &str| {
+        let part = readme.split(start).nth(1).expect("a part about it");
+        part.split(end).next().expect("its end").to_owned()
+    };
+    let stored = stored();
+    let options = of_restore("\nrestore [BACKUP] ", "```");
+    let help = stored.host.run("restore --help").out;
+    let known: Vec<_> = help
+        .split_whitespace()
+        .filter(|word| word.starts_with("--"))
+        .map(|word| word.trim_end_matches(|c: char| !c.is_ascii_alphabetic()))
+        .collect();
+    for word in options
+        .split_whitespace()
+        .filter(|word| word.starts_with("--"))
+    {
+        let word = word.trim_end_matches(|c: char| !c.is_ascii_alphabetic());
+        assert!(known.contains(&word), "{word} is no option");
+    }
+    for option in [
+        "--to",
+        "--only",
+        "--destination",
+        "--plan",
+        "--apply",
+        "--yes",
+        "--wait",
+    ] {
+        assert!(options.contains(&format!("\n  {option} ")), "{option}");
+        assert!(known.contains(&option), "{option}: {help}");
+    }
+    let fields = of_restore("| field of `restore` |", "\n\n");
+    let ended = stored.host.run("restore --json");
+    let report = ended.json();
+    let mut names: Vec<_> = report
+        .as_object()
+        .expect("an object")
+        .keys()
+        .cloned()
+        .collect();
+    for rows in ["archives", "steps"] {
+        names.extend(report[rows][0].as_object().expect("a row").keys().cloned());
+    }
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        let shown = [format!("`{name}`"), format!("`{name}[]`")];
+        assert!(shown.iter().any(|shown| fields.contains(shown)), "{name}");
+    }
 }

@@ -184,8 +184,10 @@ mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
 
-    /// A tar by hand: path, type, link, contents.
-    fn tar(members: &[(&str, u8, &str, &[u8])]) -> Vec<u8> {
+    /// A member by hand: its path, its type, where it leads, its contents.
+    type Raw<'a> = (&'a str, u8, &'a str, &'a [u8]);
+
+    fn tar(members: &[Raw<'_>]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (path, kind, link, data) in members {
             let mut header = [0_u8; 512];
@@ -207,8 +209,8 @@ mod tests {
         bytes
     }
 
-    const FOLDER: (&str, u8, &str, &[u8]) = ("/etc/gitlab/", b'5', "", b"");
-    const SETTINGS: (&str, u8, &str, &[u8]) = ("/etc/gitlab/gitlab.rb", b'0', "", b"settings");
+    const FOLDER: Raw<'_> = ("/etc/gitlab/", b'5', "", b"");
+    const SETTINGS: Raw<'_> = ("/etc/gitlab/gitlab.rb", b'0', "", b"settings");
 
     #[test]
     fn a_good_archive_is_unpacked_as_it_was() {
@@ -249,115 +251,63 @@ mod tests {
 
     #[test]
     fn whatever_leads_elsewhere_is_refused_by_name() {
-        let long = format!("/etc/gitlab/{}", "x".repeat(80));
-        let cases: [(&str, &[(&str, u8, &str, &[u8])], &str); 20] = [
+        let file = |path| (path, b'0', "", &b"x"[..]);
+        let of_kind = |path, kind| (path, kind, "", &b""[..]);
+        let link = |path, kind, target| (path, kind, target, &b""[..]);
+        let below = "does not lie below";
+        let cases: Vec<(Vec<Raw<'_>>, &str)> = vec![
+            (vec![file("etc/passwd")], below),
+            (vec![file("/root/.ssh/authorized_keys")], below),
+            (vec![file("etc/gitlabx/a")], below),
+            (vec![of_kind("etc/", b'5')], below),
+            (vec![file("/etc/gitlab/../shadow")], "`..`"),
+            (vec![file("/../etc/gitlab/a")], "`..`"),
+            (vec![of_kind("/etc/gitlab/a/..", b'5')], "`..`"),
             (
-                "etc/passwd",
-                &[("etc/passwd", b'0', "", b"x")],
-                "does not lie below",
-            ),
-            (
-                "/root/.ssh/authorized_keys",
-                &[("/root/.ssh/authorized_keys", b'0', "", b"x")],
-                "does not lie below",
-            ),
-            (
-                "etc/gitlabx/a",
-                &[("etc/gitlabx/a", b'0', "", b"x")],
-                "does not lie below",
-            ),
-            ("etc/", &[("etc/", b'5', "", b"")], "does not lie below"),
-            (
-                "/etc/gitlab/../shadow",
-                &[("/etc/gitlab/../shadow", b'0', "", b"x")],
-                "`..`",
-            ),
-            (
-                "/../etc/gitlab/a",
-                &[("/../etc/gitlab/a", b'0', "", b"x")],
-                "`..`",
-            ),
-            (
-                "/etc/gitlab/a/..",
-                &[("/etc/gitlab/a/..", b'5', "", b"")],
-                "`..`",
-            ),
-            (
-                "/etc/gitlab/s",
-                &[("/etc/gitlab/s", b'2', "/etc/passwd", b"")],
+                vec![link("/etc/gitlab/s", b'2', "/etc/passwd")],
                 "symbolic link",
             ),
+            (vec![link("/etc/gitlab", b'2', "/root")], "symbolic link"),
+            (vec![file("/etc/gitlab")], "place of a folder"),
+            (vec![of_kind("/etc/gitlab/c", b'3')], "neither"),
+            (vec![of_kind("/etc/gitlab/b", b'4')], "neither"),
+            (vec![of_kind("/etc/gitlab/p", b'6')], "neither"),
+            (vec![of_kind("/etc/gitlab/holes", b'S')], "has holes"),
+            (vec![link("/etc/gitlab/h", b'1', "/etc/shadow")], below),
             (
-                "/etc/gitlab",
-                &[("/etc/gitlab", b'2', "/root", b"")],
-                "symbolic link",
-            ),
-            (
-                "/etc/gitlab",
-                &[("/etc/gitlab", b'0', "", b"x")],
-                "place of a folder",
-            ),
-            (
-                "/etc/gitlab/c",
-                &[("/etc/gitlab/c", b'3', "", b"")],
-                "neither",
-            ),
-            (
-                "/etc/gitlab/b",
-                &[("/etc/gitlab/b", b'4', "", b"")],
-                "neither",
-            ),
-            (
-                "/etc/gitlab/p",
-                &[("/etc/gitlab/p", b'6', "", b"")],
-                "neither",
-            ),
-            (
-                "/etc/gitlab/h",
-                &[("/etc/gitlab/h", b'1', "/etc/shadow", b"")],
-                "does not lie below",
-            ),
-            (
-                "/etc/gitlab/h",
-                &[("/etc/gitlab/h", b'1', "/etc/gitlab/none", b"")],
+                vec![link("/etc/gitlab/h", b'1', "/etc/gitlab/none")],
                 "no file before it",
             ),
             (
-                "/etc/gitlab/h",
-                &[FOLDER, ("/etc/gitlab/h", b'1', "/etc/gitlab/h", b"")],
+                vec![FOLDER, link("/etc/gitlab/h", b'1', "/etc/gitlab/h")],
                 "no file before it",
             ),
             (
-                "/etc/gitlab/gitlab.rb",
-                &[SETTINGS, SETTINGS],
-                "comes twice",
+                vec![FOLDER, link("/etc/gitlab/h", b'1', "/etc/gitlab")],
+                "no file before it",
             ),
+            (vec![SETTINGS, SETTINGS], "comes twice"),
             (
-                "/etc/gitlab/gitlab.rb/x",
-                &[SETTINGS, ("/etc/gitlab/gitlab.rb/x", b'0', "", b"")],
+                vec![SETTINGS, file("/etc/gitlab/gitlab.rb/x")],
                 "below a file",
             ),
             (
-                "/etc/gitlab/a/b",
-                &[
-                    ("/etc/gitlab/a/b/c", b'0', "", b""),
-                    ("/etc/gitlab/a/b", b'0', "", b""),
-                ],
+                vec![file("/etc/gitlab/a/b/c"), file("/etc/gitlab/a/b")],
                 "comes twice",
             ),
-            ("/etc/gitlab/", &[FOLDER, FOLDER], "comes twice"),
+            (vec![FOLDER, FOLDER], "comes twice"),
         ];
-        for (name, members, why) in cases {
-            let archive = tar(members);
+        for (members, why) in cases {
+            let archive = tar(&members);
+            let name = members.last().expect("a member").0;
             let error = look_through(&archive[..]).expect_err(name);
-            assert!(
-                error.contains(&format!("`{name}`")) && error.contains(why),
-                "{name}: {error}"
-            );
+            assert!(error.contains(&format!("`{name}`")), "{name}: {error}");
+            assert!(error.contains(why), "{name}: {error}");
             let dir = tempfile::tempdir().expect("temporary folder");
             assert_eq!(unpack(&archive[..], dir.path()), Err(error), "{name}");
         }
-        assert!(look_through(&tar(&[(&long, b'0', "", b"x")])[..]).is_ok());
+        let long = format!("/etc/gitlab/{}", "x".repeat(80));
+        assert!(look_through(&tar(&[file(&long)])[..]).is_ok());
     }
 
     #[test]
