@@ -183,7 +183,7 @@ fn compare(examination: &mut Examination, expected: &Expected) {
         match verdicts.iter_mut().find(|verdict| verdict.part == part) {
             Some(verdict) if differs => {
                 verdict.status = PartStatus::Failed;
-                verdict.detail += &format!("; {figures}");
+                verdict.detail = format!("{}; {figures}", verdict.detail);
             }
             Some(_) => {}
             None if differs => verdicts.push(PartVerdict::failed(part, figures)),

@@ -126,7 +126,7 @@ fn killed_again_and_again_it_still_arrives() {
 /// Leaves an upload with some chunks acknowledged.
 fn interrupted() -> (Dropbox, Host, std::path::PathBuf) {
     let (dropbox, host) = machine();
-    assert!(killed_at(&dropbox, &host, 9, Moment::Head));
+    assert!(killed_at(&dropbox, &host, 10, Moment::Head));
     let journal = fs::read_dir(host.path("state/uploads"))
         .expect("journals")
         .next()
@@ -267,7 +267,7 @@ fn a_left_over_that_fails_makes_the_run_fail() {
 #[test]
 fn what_was_finished_just_before_the_kill_needs_no_room_any_more() {
     let (dropbox, host) = machine();
-    assert!(killed_at(&dropbox, &host, 10, Moment::Applied));
+    assert!(killed_at(&dropbox, &host, 11, Moment::Applied));
     assert_eq!(
         dropbox.archives().len(),
         1,

@@ -281,7 +281,7 @@ impl Repositories {
         }
         let mut detail = counts;
         if moved > 0 {
-            detail += &format!("; {moved} were pushed to while they were backed up");
+            detail = format!("{detail}; {moved} were pushed to while they were backed up");
         }
         if unjudged.is_empty() {
             PartVerdict::ok("repositories", detail)

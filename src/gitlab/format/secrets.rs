@@ -66,7 +66,7 @@ mod tests {
   "gitlab_workhorse": {"secret_token": "SECRET"},
   "gitlab_rails": {"secret_key_base": "SECRET1", "db_key_base": "SECRET2", "otp_key_base": "SECRET3",
     "active_record_encryption_primary_key": ["SECRET4"], "openid_connect_signing_key": "SECRET5"}
-}
+ }
 "#;
 
     #[test]
