@@ -167,6 +167,7 @@ pub fn text(rows: &[Row], now: DateTime<Utc>) -> String {
         [
             "BACKUP",
             "AGE",
+            "GITLAB",
             "PLACE",
             "KINDS",
             "SIZE",
@@ -185,6 +186,7 @@ pub fn text(rows: &[Row], now: DateTime<Utc>) -> String {
                 |_| "from the future".to_owned(),
                 |age| Span(age).to_string(),
             ),
+            row.gitlab_version.clone().unwrap_or_default(),
             row.destination.clone(),
             kinds.join("+"),
             Size(row.size).to_string(),
@@ -205,7 +207,7 @@ pub fn text(rows: &[Row], now: DateTime<Utc>) -> String {
             .max()
             .unwrap_or(0)
     };
-    let widths: Vec<_> = (0..8).map(width).collect();
+    let widths: Vec<_> = (0..table[0].len()).map(width).collect();
     for row in &table {
         let cells: Vec<_> = row
             .iter()
