@@ -29,6 +29,7 @@ use crate::progress::Show;
 use crate::report::{
     ArchiveReport, Outcome, RunReport, Step, StepReport, StepStatus, UploadStatus,
 };
+use crate::restore::unfinished;
 use crate::retention::RetentionPolicy;
 use crate::state::StateDir;
 use crate::stop::Stop;
@@ -94,6 +95,10 @@ struct Run<'a> {
     now: DateTime<Utc>,
     report: RunReport,
     failures: Vec<String>,
+    /// Destinations that did not answer when they were asked for what earlier runs left.
+    silent: Vec<String>,
+    /// A restore that is not finished, in words.
+    restoring: Option<String>,
 }
 
 /// Does everything, in order, and tells what came of it.
@@ -104,6 +109,8 @@ pub async fn run(job: &Job<'_>, run_id: String, now: DateTime<Utc>) -> RunReport
         now,
         report: RunReport::begin(run_id, now),
         failures: Vec::new(),
+        silent: Vec::new(),
+        restoring: unfinished(job.state),
     };
     run.preflight().await;
     run.skip_commands();
@@ -193,12 +200,14 @@ impl Run<'_> {
                     folder.display()
                 )
             };
-            let (error, doubts) = match (&result, &found) {
+            let (error, mut doubts) = match (&result, &found) {
                 (Err(failure), _) => (Some(failure.message.clone()), vec![failure.doubt.clone()]),
                 (Ok(()), Err(error)) => (Some(unknown(error)), Vec::new()),
                 (Ok(()), Ok(None)) => (Some(missing()), Vec::new()),
                 (Ok(()), Ok(Some(_))) => (None, Vec::new()),
             };
+            let restoring = self.restoring.as_deref().and_then(|why| why.lines().next());
+            doubts.extend(restoring.map(str::to_owned));
             let status = if error.is_none() {
                 StepStatus::Ok
             } else {

@@ -14,7 +14,7 @@ use crate::archive::{ArchiveKind, ArchiveName};
 use crate::content_hash::Digest;
 use crate::destination::{Destination, Entry};
 use crate::error::{Error, ErrorKind};
-use crate::manifest::{Manifest, ManifestArchive, Proof};
+use crate::manifest::{Manifest, ManifestArchive, Problem, Proof};
 use crate::retry::Patience;
 use crate::state::StateDir;
 
@@ -67,11 +67,13 @@ pub struct StoredBackup {
     /// The name GitLab gave its data archive.
     pub data_name: ArchiveName,
     /// Its manifest; none for a backup of another program; else why it cannot be read.
-    pub manifest: Option<Result<Manifest, String>>,
+    pub manifest: Option<Result<Manifest, Problem>>,
     /// What it consists of, in the order of the kinds.
     pub archives: Vec<StoredArchive>,
     /// When it was last proved.
     pub proof: Proof,
+    /// Why what is stored of that cannot be read.
+    pub proof_problem: Option<Problem>,
     /// Manifest, member list and proof: the manifest first.
     pub own_files: Vec<StoredFile>,
     /// Kinds the destination is configured to get and does not have, whole, with a word on each.
@@ -176,7 +178,9 @@ impl StoredBackup {
             let day = at.format("%Y-%m-%d");
             format!("it was not restorable when it was rehearsed on {day}")
         });
-        doubts.chain(rehearsal).collect()
+        let unreadable = self.proof_problem.as_ref();
+        let unreadable = unreadable.map(|why| format!("whether it was proved is not known: {why}"));
+        doubts.chain(rehearsal).chain(unreadable).collect()
     }
 
     /// The time in its ID.

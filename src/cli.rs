@@ -75,7 +75,7 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Read a whole backup and prove that it would restore
     Rehearse(RehearseArgs),
-    /// Delete old backups as [retention] says
+    /// Delete old backups as the configuration says
     Prune(PruneArgs),
     /// Fetch a stored backup, prove it and put it where GitLab looks for it
     Restore(RestoreArgs),
@@ -110,7 +110,7 @@ pub struct RunArgs {
     /// Send only to this destination (may be given several times)
     #[arg(long, value_name = "NAME")]
     pub destination: Vec<String>,
-    /// Delete nothing at the end, whatever [retention] says
+    /// Delete nothing at the end, whatever the configuration says
     #[arg(long)]
     pub no_prune: bool,
     /// Wait so long for another run to end, e.g. 30m

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::archive::{Archive, ArchiveKind, belonging};
-use crate::catalog::{Catalog, StoredBackup};
+use crate::catalog::{Catalog, FileStatus, StoredBackup};
 use crate::history;
 use crate::report::{rfc3339, rfc3339_or_null};
 use crate::units::{Size, Span};
@@ -78,7 +78,7 @@ fn stored_secrets(catalogs: &[Catalog]) -> BTreeSet<String> {
     let backups = catalogs.iter().flat_map(|catalog| &catalog.backups);
     let has_config = |backup: &&StoredBackup| {
         let config = backup.archive(ArchiveKind::Config);
-        config.is_some_and(|config| config.expected.is_some() && config.found.is_some())
+        config.is_some_and(|config| config.expected.is_some() && config.status() == FileStatus::Ok)
     };
     let manifests = backups
         .filter(has_config)

@@ -4,7 +4,7 @@
 //! Three files lie in a destination's manifest folder: `<backup ID>.json`, this; `<backup ID>.members.gz`,
 //! where in the archives each file begins; `<backup ID>.proof.json`, when it was last verified and rehearsed.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use chrono::{DateTime, Utc};
 use ring::hmac;
@@ -17,6 +17,9 @@ use crate::gitlab::contents::Contents;
 
 /// What this program writes, and the newest form it reads.
 const FORMAT: u32 = 1;
+/// So many doubts and the like are read; each to this length in characters.
+const MOST_TEXTS: usize = 50;
+const LONGEST_TEXT: usize = 500;
 /// What the secrets are made into a fingerprint with; never to be changed.
 const FINGERPRINT_LABEL: &[u8] = b"gitlab-pi-backup: fingerprint of gitlab-secrets.json";
 
@@ -73,6 +76,28 @@ pub struct ManifestArchive {
     pub contents: Contents,
 }
 
+/// Why a file of ours cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// A later version of this program wrote it, in this form; it is never replaced.
+    Later(u32),
+    /// What is wrong with it.
+    Damaged(String),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::Later(format) => write!(
+                f,
+                "it is of a later version ({format}) than this program knows ({FORMAT}): \
+                 install a newer gitlab-pi-backup"
+            ),
+            Problem::Damaged(what) => f.write_str(what),
+        }
+    }
+}
+
 /// When a stored backup was last proved.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Proof {
@@ -111,13 +136,24 @@ impl Manifest {
 
     /// Reads what is stored as the manifest of `backup_id`. The error says what is wrong with it; nothing in
     /// it that could lead to another file than an archive of GitLab's is let through.
-    pub fn parse(bytes: &[u8], backup_id: &str) -> Result<Manifest, String> {
-        let manifest: Manifest = parse_form(bytes)?;
+    pub fn parse(bytes: &[u8], backup_id: &str) -> Result<Manifest, Problem> {
+        let mut manifest: Manifest = parse_form(bytes)?;
+        manifest.check(backup_id).map_err(Problem::Damaged)?;
+        manifest.make_printable();
+        Ok(manifest)
+    }
+
+    fn check(&self, backup_id: &str) -> Result<(), String> {
+        let manifest = self;
         if manifest.backup_id != backup_id {
             return Err(format!(
                 "it is the manifest of another backup, {}",
                 printable(&manifest.backup_id)
             ));
+        }
+        let version = ArchiveName::of_backup(backup_id).and_then(|name| name.version);
+        if manifest.gitlab_version.is_some() && manifest.gitlab_version != version {
+            return Err("its GitLab version is not the one in the backup's ID".to_owned());
         }
         for archive in &manifest.archives {
             let name = ArchiveName::parse(&archive.name).filter(|name| name.kind == archive.kind);
@@ -126,6 +162,14 @@ impl Manifest {
                 ArchiveKind::Data => name.backup_id() == Some(backup_id),
             };
             let stored = archive.stored_name.strip_prefix(&archive.name);
+            let same =
+                (archive.size, archive.content_hash) == (archive.stored_size, archive.stored_hash);
+            if stored == Some("") && !same {
+                return Err(format!(
+                    "it contradicts itself about {}",
+                    printable(&archive.name)
+                ));
+            }
             if !name.as_ref().is_some_and(of_this) || !matches!(stored, Some("" | ".age")) {
                 let names = format!("{} as {}", archive.name, archive.stored_name);
                 return Err(format!("it names a wrong archive, {}", printable(&names)));
@@ -136,7 +180,24 @@ impl Manifest {
                 return Err(format!("it names more than one {kind} archive"));
             }
         }
-        Ok(manifest)
+        Ok(())
+    }
+
+    /// Its free texts come from elsewhere and end on terminals.
+    fn make_printable(&mut self) {
+        let lists = self
+            .archives
+            .iter_mut()
+            .flat_map(|archive| [&mut archive.doubts, &mut archive.contents.skipped]);
+        for list in lists.chain([&mut self.shrunk]) {
+            list.truncate(MOST_TEXTS);
+            for text in list {
+                *text = printable(text).chars().take(LONGEST_TEXT).collect();
+            }
+        }
+        for text in [&mut self.host, &mut self.gitlab_version, &mut self.edition] {
+            *text = text.take().map(|text| printable(&text));
+        }
     }
 
     /// As it is stored.
@@ -158,7 +219,7 @@ impl Manifest {
 
 impl Proof {
     /// Reads what is stored as a proof.
-    pub fn parse(bytes: &[u8]) -> Result<Proof, String> {
+    pub fn parse(bytes: &[u8]) -> Result<Proof, Problem> {
         parse_form(bytes)
     }
 
@@ -189,19 +250,17 @@ pub fn secrets_fingerprint(secrets: &[u8]) -> String {
     text
 }
 
-fn parse_form<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, String> {
+fn parse_form<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, Problem> {
     #[derive(Deserialize)]
     struct Form {
         format: u32,
     }
-    let damaged =
-        |error: serde_json::Error| format!("it is damaged: {}", printable(&error.to_string()));
+    let damaged = |error: serde_json::Error| {
+        Problem::Damaged(format!("it is damaged: {}", printable(&error.to_string())))
+    };
     let form: Form = serde_json::from_slice(bytes).map_err(damaged)?;
     if form.format > FORMAT {
-        return Err(format!(
-            "it is of a later version ({}) than this program knows ({FORMAT}): install a newer gitlab-pi-backup",
-            form.format
-        ));
+        return Err(Problem::Later(form.format));
     }
     serde_json::from_slice(bytes).map_err(damaged)
 }
@@ -248,7 +307,9 @@ mod tests {
         let broken = |change: &dyn Fn(&mut Manifest)| {
             let mut manifest = good.clone();
             change(&mut manifest);
-            Manifest::parse(&manifest.to_json(), ID).expect_err("refused")
+            Manifest::parse(&manifest.to_json(), ID)
+                .expect_err("refused")
+                .to_string()
         };
         assert!(broken(&|m| m.format = 2).contains("later version (2)"));
         assert!(broken(&|m| m.backup_id = "other".to_owned()).contains("another backup, other"));
@@ -272,6 +333,7 @@ mod tests {
         assert!(
             Manifest::parse(b"{\"format\":3,\"archives\":7}", ID)
                 .expect_err("refused")
+                .to_string()
                 .contains("later")
         );
     }

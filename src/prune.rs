@@ -10,13 +10,15 @@ mod local;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeZone};
+use chrono::{DateTime, TimeZone, Utc};
 use serde::Serialize;
 
 use crate::archive::{ArchiveKind, find_archives};
 use crate::catalog::{Catalog, StoredBackup, StoredFile};
 use crate::destination::Destination;
 use crate::error::Error;
+use crate::manifest::Proof;
+use crate::recovery;
 use crate::report::Pruned;
 use crate::retention::{Action, Candidate, RetentionPolicy, State};
 use crate::retry::Patience;
@@ -102,8 +104,8 @@ fn plan<Tz: TimeZone>(
     let left = Journal::read(state, &catalog.destination);
     let rows = planned.backups.iter().filter_map(|planned| {
         let backup = catalog.backup(&planned.id)?;
-        // Its manifest is gone already.
-        if backup.is_unmanaged() && left.names(&backup.id) {
+        // Its manifest is gone already. Without a complete backup, nothing goes any more.
+        if backup.is_unmanaged() && left.names(&backup.id) && catalog.newest_complete().is_some() {
             let reason = "an earlier pruning was interrupted here".to_owned();
             return Some(row(backup, Action::Delete, vec![reason]));
         }
@@ -141,8 +143,9 @@ fn candidate(backup: &StoredBackup) -> Candidate {
     }
 }
 
-/// The files of all backups that go, the oldest backup first, and of each the manifest first. What a backup
-/// that stays refers to is not among them.
+/// The files of all backups that go: all manifests first, so that nothing looks whole from then on, then
+/// what else is ours, then the data, then the keys to it; of each the oldest backup first. What a backup that
+/// stays refers to is not among them, nor what an interrupted pruning did not want to delete.
 fn doomed(catalog: &Catalog, rows: &[PlanRow], left: &Journal) -> Vec<Doomed> {
     let goes = |backup: &&StoredBackup| {
         rows.iter()
@@ -153,63 +156,70 @@ fn doomed(catalog: &Catalog, rows: &[PlanRow], left: &Journal) -> Vec<Doomed> {
         .flat_map(|backup| &backup.archives)
         .map(|archive| archive.path.as_str())
         .collect();
-    let mut doomed: Vec<Doomed> = Vec::new();
+    let mut ranked: Vec<(u8, Doomed)> = Vec::new();
     for backup in catalog.backups.iter().rev().filter(goes) {
-        // Data before the keys to it.
-        let archives = [ArchiveKind::Data, ArchiveKind::Config].into_iter();
-        let archives = archives.filter_map(|kind| backup.archive(kind)?.found.as_ref());
-        for file in backup.own_files.iter().chain(archives) {
-            let known = doomed.iter().any(|doomed| doomed.file.path == file.path);
-            if !known && !needed.contains(&file.path.as_str()) {
-                doomed.push(Doomed {
-                    backup_id: backup.id.clone(),
-                    file: file.clone(),
-                });
+        let resumed = backup.is_unmanaged() && left.names(&backup.id);
+        let own = backup.own_files.iter().enumerate();
+        let own = own.map(|(number, file)| {
+            let is_manifest = number == 0 && backup.manifest.is_some();
+            (u8::from(!is_manifest), file)
+        });
+        let archive = |kind| backup.archive(kind)?.found.as_ref();
+        let data = archive(ArchiveKind::Data).map(|file| (2, file));
+        let config = archive(ArchiveKind::Config).map(|file| (3, file));
+        for (rank, file) in own.chain(data).chain(config) {
+            let known = ranked.iter().any(|(_, known)| known.file.path == file.path);
+            let wanted = !resumed || left.has(file);
+            if wanted && !known && !needed.contains(&file.path.as_str()) {
+                let backup_id = backup.id.clone();
+                ranked.push((
+                    rank,
+                    Doomed {
+                        backup_id,
+                        file: file.clone(),
+                    },
+                ));
             }
         }
     }
+    ranked.sort_by_key(|(rank, _)| *rank);
+    let mut doomed: Vec<_> = ranked.into_iter().map(|(_, doomed)| doomed).collect();
     // What an interrupted pruning left of backups that are no longer to be seen as such.
     let rest = catalog.unknown.iter().chain(&catalog.spare_configs);
     for file in rest.filter(|file| left.has(file)) {
+        let backup_id = left.backup_of(file);
         doomed.push(Doomed {
-            backup_id: left.backup_of(file),
+            backup_id,
             file: file.clone(),
         });
     }
     doomed
 }
 
-/// Deletes what the plan says. On an error what was deleted before comes back with it; the rest stands in the
-/// journal.
+/// Deletes what the plan says, and notes what is deleted in `pruned`; what an error keeps it from stands in
+/// the journal.
 async fn carry_out(
     plan: &Plan,
     destination: &Destination,
     state: &StateDir,
     patience: &Patience,
-) -> (Vec<Pruned>, Result<(), Error>) {
-    let mut pruned = Vec::new();
-    if plan.doomed.is_empty() {
-        return (pruned, Journal::remove(state, destination.name()));
-    }
-    if let Err(error) = Journal::write(state, destination.name(), &plan.doomed) {
-        return (pruned, Err(error));
+    pruned: &mut Vec<Pruned>,
+) -> Result<(), Error> {
+    if !plan.doomed.is_empty() {
+        Journal::write(state, destination.name(), &plan.doomed)?;
     }
     for doomed in &plan.doomed {
         let file = &doomed.file;
-        match destination.delete(&file.path, &file.rev, patience).await {
-            Ok(_) => {
-                patience.renew();
-                tracing::info!("deleted {}:{}", destination.name(), file.path);
-                pruned.push(Pruned {
-                    destination: destination.name().to_owned(),
-                    path: file.path.clone(),
-                    size: file.size,
-                });
-            }
-            Err(error) => return (pruned, Err(error)),
-        }
+        destination.delete(&file.path, &file.rev, patience).await?;
+        patience.renew();
+        tracing::info!("deleted {}:{}", destination.name(), file.path);
+        pruned.push(Pruned {
+            destination: destination.name().to_owned(),
+            path: file.path.clone(),
+            size: file.size,
+        });
     }
-    (pruned, Journal::remove(state, destination.name()))
+    Journal::remove(state, destination.name())
 }
 
 /// What is asked for.
@@ -237,40 +247,56 @@ pub struct Outcome {
     pub rows: Vec<PlanRow>,
     /// What was deleted.
     pub pruned: Vec<Pruned>,
-    /// What went wrong, and what was refused.
+    /// Why nothing may be deleted somewhere now.
+    pub refused: Vec<String>,
+    /// What went wrong.
     pub errors: Vec<String>,
 }
 
-/// Applies the policy everywhere. Days are those of the zone of `now`.
+/// Applies the policy everywhere, and notes in `outcome` what is done as it is done: the caller may stop
+/// waiting at any moment. Days are those of the zone of `now`.
 pub async fn prune<Tz: TimeZone>(
     destinations: &[&Destination],
     request: &Request<'_>,
     now: &DateTime<Tz>,
-) -> Outcome {
-    let mut outcome = Outcome::default();
+    outcome: &mut Outcome,
+) {
     let mut catalogs = Vec::new();
     for destination in destinations {
         let patience = Patience::new(request.patience);
-        match prune_at(destination, request, &mut outcome, &patience, now).await {
+        match prune_at(destination, request, outcome, &patience, now).await {
             Ok(catalog) => catalogs.push(catalog),
             Err(error) => outcome.errors.push(error.to_string()),
         }
     }
-    if let Some(keep) = request.policy.local {
-        for (kind, folder) in request.folders {
-            // Where GitLab is not, there is nothing to delete.
-            let archives = find_archives(folder, kind).unwrap_or_default();
-            let plan = local::plan(&archives, keep, &catalogs, &request.awaited, now.to_utc());
-            outcome.rows.extend(plan.rows.iter().cloned());
-            if !request.dry_run {
-                let deleting = tokio::task::spawn_blocking(move || local::carry_out(&plan));
-                let (pruned, errors) = deleting.await.unwrap_or_default();
-                outcome.pruned.extend(pruned);
-                outcome.errors.extend(errors);
-            }
+    let Some(keep) = request.policy.local else {
+        return;
+    };
+    // What forbids deleting there forbids it here as well.
+    let refused = outcome.refused.first().map(|why| first_line(why));
+    for (kind, folder) in request.folders {
+        // Where GitLab is not, there is nothing to delete.
+        let archives = find_archives(folder, kind).unwrap_or_default();
+        let plan = local::plan(
+            &archives,
+            keep,
+            &catalogs,
+            request,
+            refused.as_deref(),
+            now.to_utc(),
+        );
+        outcome.rows.extend(plan.rows.iter().cloned());
+        if !request.dry_run {
+            let deleting = tokio::task::spawn_blocking(move || local::carry_out(&plan));
+            let (pruned, errors) = deleting.await.unwrap_or_default();
+            outcome.pruned.extend(pruned);
+            outcome.errors.extend(errors);
         }
     }
-    outcome
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// Returns what is there afterwards.
@@ -283,28 +309,20 @@ async fn prune_at<Tz: TimeZone>(
 ) -> Result<Catalog, Error> {
     let mut catalog = Catalog::read(destination, request.state, patience).await?;
     if request.accept_shrink {
-        for backup in catalog
-            .backups
-            .iter_mut()
-            .filter(|backup| backup.is_frozen())
-        {
-            let accepted = Some(now.to_utc());
-            if !request.dry_run {
-                note_proof(destination, backup, request.state, patience, |proof| {
-                    proof.shrink_accepted_at = accepted;
-                })
-                .await?;
-            }
-            backup.proof.shrink_accepted_at = accepted;
-        }
+        accept_shrink(destination, &mut catalog, request, patience, now.to_utc()).await?;
     }
     let plan = plan(&catalog, request.policy, request.state, now);
     outcome.rows.extend(plan.rows.iter().cloned());
-    outcome.errors.extend(plan.refused.clone());
+    outcome.refused.extend(plan.refused.clone());
     if !request.dry_run && plan.refused.is_none() {
-        let (pruned, result) = carry_out(&plan, destination, request.state, patience).await;
-        outcome.pruned.extend(pruned);
-        result?;
+        carry_out(
+            &plan,
+            destination,
+            request.state,
+            patience,
+            &mut outcome.pruned,
+        )
+        .await?;
     }
     let goes = |backup: &StoredBackup| {
         plan.rows
@@ -312,5 +330,28 @@ async fn prune_at<Tz: TimeZone>(
             .any(|row| row.backup_id == backup.id && row.action == Action::Delete)
     };
     catalog.backups.retain(|backup| !goes(backup));
+    if !request.dry_run {
+        // With the names that are there now; the next run writes it again if this fails.
+        recovery::store(destination, &catalog, patience).await?;
+    }
     Ok(catalog)
+}
+
+/// Notes that what has shrunk is right.
+async fn accept_shrink(
+    destination: &Destination,
+    catalog: &mut Catalog,
+    request: &Request<'_>,
+    patience: &Patience,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    let frozen = |backup: &&mut StoredBackup| backup.is_frozen();
+    for backup in catalog.backups.iter_mut().filter(frozen) {
+        if !request.dry_run {
+            let accept = |proof: &mut Proof| proof.shrink_accepted_at = Some(now);
+            note_proof(destination, backup, request.state, patience, accept).await?;
+        }
+        backup.proof.shrink_accepted_at = Some(now);
+    }
+    Ok(())
 }

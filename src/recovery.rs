@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::archive::ArchiveKind;
 use crate::catalog::{Catalog, RECOVERY, StoredArchive, StoredBackup, hash_of};
-use crate::destination::Destination;
+use crate::destination::{Destination, LONGEST_RANGE};
 use crate::error::Error;
 use crate::restore::runbook::{Known, Places, Step, runbook};
 use crate::retry::Patience;
@@ -23,27 +23,51 @@ pub async fn store(
     catalog: &Catalog,
     patience: &Patience,
 ) -> Result<(), Error> {
-    let path = format!("/{RECOVERY}");
-    let bytes = text(catalog).into_bytes();
+    let bytes = text(destination, catalog).into_bytes();
     let hash = hash_of(&bytes);
-    let there = destination.stat(&path, patience).await?;
-    let same = |hash_there| hash_there == Some(hash);
-    if there
-        .and_then(|entry| entry.file)
-        .is_some_and(|file| same(file.content_hash))
-    {
-        return Ok(());
-    }
     let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes));
-    destination
-        .put(&path, &source, hash, patience)
-        .await
-        .map(drop)
+    // The root may belong to another machine that has folders of its own in the same place, or to a person.
+    for folder in ["", destination.manifest_folder()] {
+        let path = format!("{folder}/{RECOVERY}");
+        let there = destination.stat(&path, patience).await?;
+        match there.map(|entry| entry.file) {
+            Some(Some(file)) if file.content_hash == Some(hash) => return Ok(()),
+            Some(None) => continue,
+            Some(Some(file)) => {
+                let len = file.size.clamp(1, LONGEST_RANGE);
+                let old = destination.read(&path, 0, len, patience).await?;
+                if !String::from_utf8_lossy(&old).starts_with(&beginning(destination)) {
+                    continue;
+                }
+            }
+            None => {}
+        }
+        return destination
+            .put(&path, &source, hash, patience)
+            .await
+            .map(drop);
+    }
+    tracing::warn!(
+        "{}: something else is called {RECOVERY}; it is left as it is",
+        destination.name()
+    );
+    Ok(())
+}
+
+/// What this program's text for these folders begins with.
+fn beginning(destination: &Destination) -> String {
+    let folder = |kind| destination.folder(kind);
+    format!(
+        "# How to get this GitLab back\n\nFor the backups in `{}/`, `{}/` and `{}/`; written by `gitlab-pi-backup`",
+        folder(ArchiveKind::Config),
+        folder(ArchiveKind::Data),
+        destination.manifest_folder()
+    )
 }
 
 /// The whole text.
-pub fn text(catalog: &Catalog) -> String {
-    let mut text = String::from(INTRODUCTION);
+fn text(destination: &Destination, catalog: &Catalog) -> String {
+    let mut text = beginning(destination) + INTRODUCTION;
     table(&mut text, catalog);
     let newest = catalog.newest_complete().or(catalog.backups.first());
     if let Some(backup) = newest {
@@ -52,11 +76,9 @@ pub fn text(catalog: &Catalog) -> String {
     text
 }
 
-const INTRODUCTION: &str = "\
-# How to get this GitLab back
-
-Written by `gitlab-pi-backup` after every backup; it replaces this file. Nothing is needed to follow it but
-this place and a machine to put GitLab on.
+const INTRODUCTION: &str = "
+after every backup, which replaces this file. Nothing is needed to follow it but this place and a machine to
+put GitLab on.
 
 A backup is two archives that belong together: the **data archive** (database, repositories, files) and the
 **config archive** (`/etc/gitlab`, with the keys in `gitlab-secrets.json` without which parts of the data

@@ -18,6 +18,7 @@ mod part;
 pub mod report;
 pub mod runbook;
 mod target;
+mod unfinished;
 mod unpack;
 
 use std::path::{Path, PathBuf};
@@ -46,6 +47,7 @@ use crate::state::StateDir;
 use crate::stop::{Stop, StopSignal};
 
 pub use crate::restore::apply::apply;
+pub use crate::restore::unfinished::unfinished;
 
 /// What a restore works with.
 pub struct Job<'a> {

@@ -13,9 +13,9 @@ use serde_json::Value;
 use crate::archive::{Archive, ArchiveKind};
 use crate::catalog::{Catalog, FileStatus, StoredArchive, StoredBackup, hash_of, remember};
 use crate::content_hash::Digest;
-use crate::destination::Destination;
-use crate::error::Error;
-use crate::manifest::Proof;
+use crate::destination::{Destination, LONGEST_RANGE};
+use crate::error::{Error, ErrorKind};
+use crate::manifest::{Problem, Proof};
 use crate::retry::Patience;
 use crate::source::Source;
 use crate::source::memory::MemorySource;
@@ -69,7 +69,11 @@ pub fn compare(catalog: &Catalog, id: Option<&str>, known: &Known) -> Vec<Verifi
                 (Some(archive), lack) => {
                     let mut status = archive.status();
                     let mut detail = lack.map(|lack| lack.why.clone());
-                    if archive.expected.is_none() {
+                    if status == FileStatus::Ok && lack.is_some() {
+                        // There, though the manifest does not name it.
+                        status = FileStatus::Hash;
+                    }
+                    if backup.is_unmanaged() {
                         (status, detail) = compare_unmanaged(catalog, archive, known);
                     }
                     files.push(row(&archive.path, status, detail));
@@ -169,7 +173,8 @@ pub fn is_whole(files: &[VerifiedFile]) -> bool {
         .all(|file| matches!(file.status, FileStatus::Ok | FileStatus::Stray))
 }
 
-/// Stores beside a backup that something was proved of it.
+/// Stores beside a backup that something was proved of it. What another process has noted meanwhile stays:
+/// the proof is read again just before; and a backup that is gone meanwhile gets none.
 pub async fn note_proof(
     destination: &Destination,
     backup: &StoredBackup,
@@ -177,10 +182,38 @@ pub async fn note_proof(
     patience: &Patience,
     change: impl FnOnce(&mut Proof),
 ) -> Result<(), Error> {
-    let mut proof = backup.proof.clone();
+    let there = backup
+        .archives
+        .iter()
+        .find(|archive| archive.found.is_some());
+    if let Some(archive) = there
+        && destination.stat(&archive.path, patience).await?.is_none()
+    {
+        return Ok(());
+    }
+    let path = format!("{}/{}.proof.json", destination.manifest_folder(), backup.id);
+    let mut proof = match destination
+        .stat(&path, patience)
+        .await?
+        .and_then(|entry| entry.file)
+    {
+        None => Proof::default(),
+        Some(file) => {
+            let len = file.size.clamp(1, LONGEST_RANGE);
+            let bytes = destination.read(&path, 0, len, patience).await?;
+            match Proof::parse(&bytes) {
+                Ok(proof) => proof,
+                // It says nothing, and the new one says more.
+                Err(Problem::Damaged(_)) => Proof::default(),
+                Err(later) => {
+                    let action = format!("{}: noting a proof in {path}", destination.name());
+                    return Err(Error::new(ErrorKind::Invalid, action, later.to_string()));
+                }
+            }
+        }
+    };
     change(&mut proof);
     let bytes = proof.to_json();
-    let path = format!("{}/{}.proof.json", destination.manifest_folder(), backup.id);
     let hash = hash_of(&bytes);
     let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes.clone()));
     destination.put(&path, &source, hash, patience).await?;

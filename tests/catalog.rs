@@ -478,3 +478,77 @@ fn two_backups_of_one_second_stay_apart() {
     // Both have the same config archive.
     assert!(rows.iter().all(|row| row["complete"] == true), "{rows:?}");
 }
+
+#[test]
+fn what_was_wrong_when_it_was_made_stays_wrong() {
+    let dropbox = Dropbox::start(Options::default());
+    let mut host = Host::new(PROGRAM, &dropbox);
+    host.set("STUB_NOW", "1702758583")
+        .set("STUB_FAIL", "db-new");
+    assert_eq!(host.run("run").status, Some(1));
+    let doubts = manifest(&dropbox, ID)["archives"][1]["doubts"].clone();
+    assert!(!doubts.as_array().expect("doubts").is_empty());
+    host.set("STUB_FAIL", "");
+    let ended = host.run("run --skip-create --json");
+    assert_eq!(ended.status, Some(1), "{ended}");
+    assert_eq!(manifest(&dropbox, ID)["archives"][1]["doubts"], doubts);
+    // Nor does it get better where nothing is remembered.
+    fs::remove_dir_all(host.path("state")).expect("removed");
+    host.run("run --skip-create");
+    assert_eq!(manifest(&dropbox, ID)["archives"][1]["doubts"], doubts);
+    assert_eq!(list(&host)[0]["complete"], false);
+}
+
+#[test]
+fn what_one_run_owes_is_not_forgotten_by_another() {
+    let (dropbox, host) = machine();
+    let second = format!(
+        "{}[destinations.second]\ntype = \"dropbox\"\nmanifest_folder = \"/M2\"\nconfig_folder = \"/C2\"\ndata_folder = \"/D2\"\n",
+        host.config(&dropbox)
+    );
+    let keys = host.config(&dropbox);
+    let keys = keys.split("type = \"dropbox\"\n").nth(1).expect("keys");
+    let keys = keys.split("[upload]").next().expect("keys");
+    host.write_config(&format!("{second}{keys}"));
+    dropbox.fault(Fault::on("files/upload$", What::server_error(503)).forever());
+    let mut command = host.command("run --skip-create");
+    command.env("GITLAB_PI_BACKUP_UPLOAD__RETRY_FOR", "1s");
+    assert_eq!(
+        Ended::from(command.output().expect("it runs")).status,
+        Some(1)
+    );
+    dropbox.clear_faults();
+    assert_eq!(
+        host.run("run --skip-create --destination dropbox").status,
+        Some(0)
+    );
+    let ended = host.run("run --skip-create --json");
+    assert_eq!(ended.status, Some(0), "{ended}");
+    let rows = host.run("list --json --destination second").json()["backups"].clone();
+    assert_eq!(rows[0]["complete"], true, "{rows}");
+}
+
+#[test]
+fn what_is_not_ours_is_not_replaced() {
+    let (dropbox, host) = machine();
+    dropbox.put_file("/RECOVERY.md", b"my own notes");
+    dropbox.put_file(
+        &format!("/Manifests/{ID}.json"),
+        b"{\"format\": 2, \"new\": true}",
+    );
+    let ended = host.run("run --skip-create --json");
+    assert_eq!(ended.status, Some(1), "{ended}");
+    assert!(ended.err.contains("install a newer"), "{ended}");
+    assert_eq!(
+        dropbox.content(&format!("/Manifests/{ID}.json")),
+        b"{\"format\": 2, \"new\": true}"
+    );
+    dropbox.remove(&format!("/Manifests/{ID}.json"));
+    assert_eq!(host.run("run --skip-create").status, Some(0));
+    assert_eq!(dropbox.content("/RECOVERY.md"), b"my own notes");
+    assert!(
+        dropbox
+            .content("/Manifests/RECOVERY.md")
+            .starts_with(b"# How to get")
+    );
+}

@@ -133,10 +133,14 @@ fn the_plan_comes_first_and_what_it_says_is_done() {
             config,
         ]
     };
+    let expected: Vec<_> = of(0)
+        .into_iter()
+        .zip(of(1))
+        .flat_map(|(a, b)| [a, b])
+        .collect();
     assert_eq!(
-        deleted,
-        [of(0), of(1)].concat(),
-        "the manifest first, the oldest backup first"
+        deleted, expected,
+        "all manifests first, the keys last, the oldest backup first"
     );
     // Local archives are GitLab's own business unless `local` says otherwise.
     assert_eq!(names(&host.path("var/opt/gitlab/backups")).len(), 4);
@@ -427,4 +431,57 @@ fn without_a_policy_and_without_the_lock_nothing_is_done() {
     dropbox.revoke();
     let ended = host.run("prune --json");
     assert_eq!(ended.status, Some(3), "{ended}");
+}
+
+#[test]
+fn two_doomed_backups_of_one_config_archive_leave_nothing_half_when_interrupted() {
+    let (dropbox, host) = machine(1, "keep_last = 1");
+    let folder = host.path("var/opt/gitlab/backups");
+    let old = folder.join(format!("{}_gitlab_backup.tar", id(0)));
+    let second = RealBackup::new(1).id(FIRST + 3_600);
+    fs::copy(&old, folder.join(format!("{second}_gitlab_backup.tar"))).expect("copied");
+    assert_eq!(
+        host.run("run --skip-create --only data --no-prune").status,
+        Some(0)
+    );
+    store(&host, &RealBackup::new(1), FIRST + 2 * DAY);
+    // Everything before the last deletion happens.
+    dropbox.fault(
+        Fault::on("delete_v2", What::server_error(503))
+            .skip(6)
+            .forever(),
+    );
+    let mut command = host.command("prune --json");
+    command.env("GITLAB_PI_BACKUP_UPLOAD__RETRY_FOR", "1s");
+    let ended = Ended::from(command.output().expect("it runs"));
+    assert_eq!(ended.status, Some(3), "{ended}");
+    assert_eq!(
+        ended.json()["pruned"].as_array().map(Vec::len),
+        Some(6),
+        "{ended}"
+    );
+    dropbox.clear_faults();
+    let ended = host.run("prune --json");
+    assert_eq!(ended.status, Some(0), "{ended}");
+    assert_eq!(stored(&host), complete([2]));
+    assert_eq!(dropbox.archives().len(), 2);
+}
+
+#[test]
+fn what_shrank_protects_the_archives_of_this_machine_too() {
+    let (_dropbox, host) = machine(2, "keep_last = 9\nlocal = 1");
+    put(&host, &RealBackup::new(1).projects(1), FIRST + 2 * DAY);
+    assert_eq!(host.run("run --skip-create --no-prune").status, Some(3));
+    let ended = host.run("prune --json");
+    assert_eq!(ended.status, Some(3), "{ended}");
+    assert_eq!(names(&host.path("var/opt/gitlab/backups")).len(), 3);
+    assert_eq!(host.run("prune --accept-shrink").status, Some(0));
+    assert_eq!(names(&host.path("var/opt/gitlab/backups")).len(), 1);
+}
+
+#[test]
+fn dead_credentials_are_told_in_a_dry_run_as_well() {
+    let (dropbox, host) = machine(1, "keep_last = 1");
+    dropbox.revoke();
+    assert_eq!(host.run("prune --dry-run").status, Some(1));
 }

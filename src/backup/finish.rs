@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -16,13 +17,16 @@ use crate::content_hash::{Digest, hash_source};
 use crate::destination::{Destination, LARGEST_SMALL_FILE};
 use crate::error::{Error, ErrorKind};
 use crate::guard::shrinkage;
-use crate::manifest::{Manifest, ManifestArchive};
+use crate::manifest::{Manifest, ManifestArchive, Problem};
 use crate::recovery;
 use crate::report::{ManifestReport, ManifestStatus, Step, StepReport, StepStatus};
 use crate::retry::Patience;
 use crate::source::Source;
 use crate::source::file::FileSource;
 use crate::source::memory::MemorySource;
+
+/// So long, at most, for a manifest that an earlier run owes.
+const NOT_LONG: Duration = Duration::from_mins(1);
 
 /// What became of the manifest of a backup at one destination.
 enum Finished {
@@ -37,16 +41,28 @@ enum Finished {
 }
 
 impl Run<'_> {
-    /// Step 3, after the uploads: the manifests that earlier runs owe.
+    /// Step 3, after the uploads: the manifests that earlier runs owe. A destination that does not answer is
+    /// asked once, and not waited for: GitLab's backup is still to be made.
     pub(super) async fn finish_old_records(&mut self) {
         if self.job.request.dry_run {
             return;
         }
         for mut record in Record::all(self.job.state) {
-            if !record.waiting.is_empty() && !self.job.is_stopped() {
-                tracing::debug!("finishing the manifest of {}", record.backup_id);
-                self.finish_record(&mut record, false).await;
+            if record.waiting.is_empty() || self.job.is_stopped() {
+                continue;
             }
+            if record.is_hopeless(self.now) {
+                tracing::warn!(
+                    "{}: its manifest is given up at {}",
+                    record.backup_id,
+                    record.waiting.join(", ")
+                );
+                record.waiting.clear();
+                self.save(&record);
+                continue;
+            }
+            tracing::debug!("finishing the manifest of {}", record.backup_id);
+            self.finish_record(&mut record, false).await;
         }
     }
 
@@ -123,9 +139,12 @@ impl Run<'_> {
             {
                 continue;
             }
+            if !current && self.silent.contains(&name) {
+                continue;
+            }
             let stop = self.job.stop;
             let finished = tokio::select! {
-                finished = self.finish_at(record, destination) => finished,
+                finished = self.finish_at(record, destination, current) => finished,
                 _ = stop.requested() => return,
             };
             let path = format!(
@@ -188,8 +207,18 @@ impl Run<'_> {
         }
     }
 
-    async fn finish_at(&mut self, record: &mut Record, destination: &Destination) -> Finished {
-        let patience = Patience::new(self.job.upload.retry_for);
+    async fn finish_at(
+        &mut self,
+        record: &mut Record,
+        destination: &Destination,
+        current: bool,
+    ) -> Finished {
+        let retry_for = self.job.upload.retry_for;
+        let patience = Patience::new(if current {
+            retry_for
+        } else {
+            retry_for.min(NOT_LONG)
+        });
         let catalog = match Catalog::read(destination, self.job.state, &patience).await {
             Ok(catalog) => Some(catalog),
             // A token that may write and not read is no reason to write no manifest.
@@ -197,7 +226,10 @@ impl Run<'_> {
                 tracing::warn!("{error}");
                 None
             }
-            Err(error) => return Finished::Failed(error),
+            Err(error) => {
+                self.silent.push(destination.name().to_owned());
+                return Finished::Failed(error);
+            }
         };
         let mut entries = Vec::new();
         let mut lost = Vec::new();
@@ -214,6 +246,13 @@ impl Run<'_> {
                 None if archive.open().is_some() => return Finished::Unready,
                 None => lost.push(archive.kind),
             }
+        }
+        let takes_some = record
+            .archives
+            .iter()
+            .any(|archive| archive.asked && destination.takes(archive.kind));
+        if !takes_some && entries.is_empty() {
+            return Finished::Lost;
         }
         // What can never come is not waited for; without its main part it is no backup.
         let main = if destination.takes(ArchiveKind::Data) {
@@ -240,6 +279,15 @@ impl Run<'_> {
         let there = catalog
             .as_ref()
             .and_then(|catalog| catalog.backup(&record.backup_id));
+        if let Some(Some(Err(later @ Problem::Later(_)))) = there.map(|there| &there.manifest) {
+            let action = format!(
+                "{}: storing the manifest of {}",
+                destination.name(),
+                record.backup_id
+            );
+            let what = format!("there is one already, and {later}; it is not replaced");
+            return Finished::Failed(Error::new(ErrorKind::AlreadyExists, action, what));
+        }
         if let Some(there) = there.and_then(StoredBackup::readable_manifest) {
             add_what_is_there(&mut manifest, there);
             if says_the_same(there, &manifest) {
@@ -389,8 +437,21 @@ fn entry(archive: &RecordedArchive, hash: Digest) -> ManifestArchive {
 /// for another destination with the same folder of manifests.
 fn add_what_is_there(manifest: &mut Manifest, there: &Manifest) {
     for archive in &there.archives {
-        if manifest.archive(archive.kind).is_none() {
-            manifest.archives.push(archive.clone());
+        match manifest
+            .archives
+            .iter_mut()
+            .find(|here| here.kind == archive.kind)
+        {
+            None => manifest.archives.push(archive.clone()),
+            // The same bytes are not better than they were.
+            Some(here) if here.content_hash == archive.content_hash => {
+                let found = std::mem::replace(&mut here.doubts, archive.doubts.clone());
+                let more = found
+                    .into_iter()
+                    .filter(|doubt| !archive.doubts.contains(doubt));
+                here.doubts.extend(more);
+            }
+            Some(_) => {}
         }
     }
     manifest.archives.sort_by_key(|archive| archive.kind);

@@ -155,7 +155,10 @@ impl Run<'_> {
         };
         let id = data.archive.name.backup_id()?;
         data.opened.as_ref().ok()?;
-        let mut record = Record::new(id, self.waiting());
+        let mut record = self
+            .known(id)
+            .unwrap_or_else(|| Record::new(id, Vec::new(), self.now));
+        self.wait_for(&mut record);
         for ready in ready {
             add(&mut record, ready, true);
         }
@@ -187,20 +190,34 @@ impl Run<'_> {
             .archives
             .retain(|archive| archive.kind != ArchiveKind::Config);
         add(&mut record, config, true);
-        for name in self.waiting() {
-            if !record.waiting.contains(&name) {
-                record.waiting.push(name);
-            }
-        }
+        self.wait_for(&mut record);
         self.save(&record);
         Some(record)
     }
 
-    fn waiting(&self) -> Vec<String> {
-        self.job
-            .taking_part()
-            .map(|destination| destination.name().to_owned())
-            .collect()
+    /// What is known of a backup already.
+    fn known(&self, id: &str) -> Option<Record> {
+        let all = Record::all(self.job.state);
+        all.into_iter().find(|record| record.backup_id == id)
+    }
+
+    /// The destinations that take part wait for its manifest, beside those that do already.
+    fn wait_for(&self, record: &mut Record) {
+        for destination in self.job.taking_part() {
+            if !record.waiting.iter().any(|name| name == destination.name()) {
+                record.waiting.push(destination.name().to_owned());
+            }
+        }
+    }
+
+    /// What was wrong with this very file when it was made, and cannot be seen in it.
+    pub(super) fn known_doubts(&self, archive: &Archive, opened: &Opened) -> Vec<String> {
+        let records = Record::all(self.job.state).into_iter();
+        let archives = records.flat_map(|record| record.archives);
+        let same = archives.filter(|known| {
+            known.name == archive.name.as_str() && known.fingerprint == opened.fingerprint
+        });
+        same.flat_map(|known| known.doubts).collect()
     }
 
     /// The config archive on this machine that belongs to a data archive that was made alone.
@@ -209,8 +226,12 @@ impl Run<'_> {
         let archive = belonging(data, &configs, |config| &config.name)?.clone();
         let members = self.members_path(&archive.name);
         let opened = open(&archive, &[], members).await.ok()?;
+        let mut doubts = opened.seen.doubts.clone();
+        doubts.extend(self.known_doubts(&archive, &opened));
+        doubts.sort();
+        doubts.dedup();
         Some(Ready {
-            doubts: opened.seen.doubts.clone(),
+            doubts,
             archive,
             made_by_this_run: false,
             opened: Ok(opened),
@@ -218,20 +239,29 @@ impl Run<'_> {
     }
 }
 
+/// Adds an archive, in the place of what was known under its name or of its kind.
 fn add(record: &mut Record, ready: &Ready, asked: bool) {
     let Ok(opened) = &ready.opened else { return };
     if let Some(secrets) = &opened.secrets {
         record.secrets_fingerprint = Some(secrets.clone());
     }
+    let kind = ready.archive.name.kind;
+    let known = record.archives.iter().position(|known| known.kind == kind);
+    let known = known.map(|index| record.archives.remove(index));
+    let known = known.filter(|known| known.name == ready.archive.name.as_str());
+    let same = known
+        .as_ref()
+        .filter(|known| known.fingerprint == opened.fingerprint);
     record.archives.push(RecordedArchive {
-        kind: ready.archive.name.kind,
+        kind,
         name: ready.archive.name.as_str().to_owned(),
         path: ready.archive.path.clone(),
         fingerprint: opened.fingerprint.clone(),
         size: opened.source.len(),
-        content_hash: None,
+        content_hash: same.and_then(|same| same.content_hash),
         doubts: ready.doubts.clone(),
         contents: opened.seen.contents.clone(),
-        asked,
+        asked: asked || known.as_ref().is_some_and(|known| known.asked),
     });
+    record.archives.sort_by_key(|archive| archive.kind);
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::{Run, seconds};
 use crate::archive::ArchiveKind;
 use crate::destination::dropbox;
-use crate::prune::{Request, prune};
+use crate::prune::{Outcome, Request, prune};
 use crate::report::{ManifestStatus, Status, Step, StepReport, StepStatus};
 use crate::retention::RetentionPolicy;
 
@@ -24,7 +24,8 @@ impl Run<'_> {
             .filter(|destination| whole(destination.name()))
             .collect();
         let ended_well = matches!(self.report.status, Status::Ok | Status::Partial);
-        if destinations.is_empty() || !ended_well || self.job.is_stopped() {
+        let busy = self.job.is_stopped() || self.restoring.is_some();
+        if destinations.is_empty() || !ended_well || busy {
             tracing::info!("nothing is pruned after a run that did not end well");
             return self.step(Step::Prune, StepStatus::Skipped, start.elapsed(), None);
         }
@@ -40,15 +41,16 @@ impl Run<'_> {
         };
         let now = self.now.with_timezone(&Local);
         let stop = self.job.stop;
-        let outcome = tokio::select! {
-            outcome = prune(&destinations, &request, &now) => outcome,
+        let mut outcome = Outcome::default();
+        tokio::select! {
+            () = prune(&destinations, &request, &now, &mut outcome) => {}
             signal = stop.requested() => {
-                let error = format!("stopped by {}; the next pruning goes on there", signal.name());
-                crate::prune::Outcome { errors: vec![error], ..Default::default() }
+                let what = format!("stopped by {}; the next pruning goes on there", signal.name());
+                outcome.errors.insert(0, what);
             }
-        };
+        }
         self.report.pruned = outcome.pruned;
-        let error = outcome.errors.into_iter().next();
+        let error = outcome.errors.into_iter().chain(outcome.refused).next();
         if let Some(error) = &error {
             tracing::warn!("{error}");
         }

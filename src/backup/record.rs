@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::archive::{ArchiveKind, ArchiveName};
@@ -18,6 +19,8 @@ use crate::state::{StateDir, replace};
 const FOLDER: &str = "backups";
 /// The form of a record; of another one nothing is read.
 const FORMAT: u32 = 1;
+/// A manifest that could not be written for so long never will be.
+const LONGEST_WAIT_DAYS: i64 = 60;
 /// Records of backups that are done stay for so many of the newest: a config archive that is made later
 /// may still belong to one.
 const KEPT: usize = 5;
@@ -28,6 +31,8 @@ pub struct Record {
     format: u32,
     /// GitLab's ID.
     pub backup_id: String,
+    /// When it was first noted.
+    pub noted_at: DateTime<Utc>,
     /// Its archives.
     pub archives: Vec<RecordedArchive>,
     /// Of the secrets in its config archive.
@@ -61,14 +66,20 @@ pub struct RecordedArchive {
 
 impl Record {
     /// Of a backup whose manifest is to be written at these destinations.
-    pub fn new(backup_id: &str, waiting: Vec<String>) -> Record {
+    pub fn new(backup_id: &str, waiting: Vec<String>, noted_at: DateTime<Utc>) -> Record {
         Record {
             format: FORMAT,
             backup_id: backup_id.to_owned(),
+            noted_at,
             archives: Vec::new(),
             secrets_fingerprint: None,
             waiting,
         }
+    }
+
+    /// Whether it is so old that nobody will finish it any more.
+    pub fn is_hopeless(&self, now: DateTime<Utc>) -> bool {
+        now - self.noted_at > TimeDelta::days(LONGEST_WAIT_DAYS)
     }
 
     /// All that can be read, the oldest first.
@@ -175,7 +186,7 @@ mod tests {
             } else {
                 Vec::new()
             };
-            let mut record = Record::new(&id(n), waiting);
+            let mut record = Record::new(&id(n), waiting, DateTime::UNIX_EPOCH);
             record.archives.push(RecordedArchive {
                 kind: ArchiveKind::Data,
                 name: format!("{}_gitlab_backup.tar", id(n)),

@@ -68,7 +68,14 @@ impl Run<'_> {
             self.fail(error.to_string());
             error
         });
-        doubts.extend(opened.iter().flat_map(|opened| opened.seen.doubts.clone()));
+        if let Ok(opened) = &opened {
+            doubts.extend(opened.seen.doubts.clone());
+            for doubt in self.known_doubts(&archive, opened) {
+                if !doubts.contains(&doubt) {
+                    doubts.push(doubt);
+                }
+            }
+        }
         for doubt in &doubts {
             tracing::error!("{}: {doubt}", archive.path.display());
         }

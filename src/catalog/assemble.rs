@@ -3,7 +3,7 @@
 use super::{Catalog, FileStatus, Missing, RECOVERY, StoredArchive, StoredBackup, StoredFile};
 use crate::archive::{ArchiveKind, ArchiveName, belonging};
 use crate::destination::Destination;
-use crate::manifest::{Manifest, Proof};
+use crate::manifest::{Manifest, Problem, Proof};
 
 /// Which of our files beside a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,7 +49,7 @@ impl Sorted {
                 (_, Some((name, part))) if lies_in(&file, destination.manifest_folder()) => {
                     sorted.own.push(Own { name, part, file });
                 }
-                _ if file.path == format!("/{RECOVERY}") => {}
+                _ if file.name == RECOVERY => {}
                 _ => sorted.unknown.push(file),
             }
         }
@@ -142,10 +142,11 @@ fn backup(
             .map(|(_, bytes)| bytes)
     };
     let manifest = part(OwnPart::Manifest).map(|bytes| Manifest::parse(bytes, &id));
-    // A damaged proof proves nothing, and is replaced by the next one.
-    let proof = part(OwnPart::Proof)
-        .and_then(|bytes| Proof::parse(bytes).ok())
-        .unwrap_or_default();
+    let (proof, proof_problem) = match part(OwnPart::Proof).map(|bytes| Proof::parse(bytes)) {
+        None => (Proof::default(), None),
+        Some(Ok(proof)) => (proof, None),
+        Some(Err(problem)) => (Proof::default(), Some(problem)),
+    };
     let mut archives = Vec::new();
     let all = [(ArchiveKind::Config, configs), (ArchiveKind::Data, data)];
     for (kind, stored) in all {
@@ -190,6 +191,7 @@ fn backup(
         manifest,
         archives,
         proof,
+        proof_problem,
         own_files,
         missing,
     }
@@ -197,7 +199,7 @@ fn backup(
 
 fn missing(
     destination: &Destination,
-    manifest: Option<&Result<Manifest, String>>,
+    manifest: Option<&Result<Manifest, Problem>>,
     archives: &[StoredArchive],
 ) -> Vec<Missing> {
     let mut missing = Vec::new();

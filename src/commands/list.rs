@@ -23,6 +23,8 @@ struct Listing {
     backups: Vec<Row>,
     unknown: Vec<Unknown>,
     error: Option<String>,
+    #[serde(skip)]
+    stopped: Option<ExitStatus>,
 }
 
 /// A file in one of our folders that belongs to no backup.
@@ -52,16 +54,18 @@ pub fn run(global: &Global, arguments: &ListArgs) -> Result<ExitStatus, Failure>
         text
     };
     tell(global, &listing, text);
-    Ok(match listing.status {
+    let exit = match listing.status {
         Status::Ok | Status::DryRun => 0,
         Status::Partial => 3,
         Status::Failed => 1,
-    })
+    };
+    Ok(listing.stopped.unwrap_or(exit))
 }
 
 async fn list(setup: &Setup, arguments: &ListArgs) -> Listing {
     let mut catalogs = Vec::new();
     let mut errors = Vec::new();
+    let mut stopped = None;
     let asked = setup.taking_part().filter(|_| !arguments.local);
     for destination in asked {
         let patience = setup.short_patience();
@@ -74,6 +78,7 @@ async fn list(setup: &Setup, arguments: &ListArgs) -> Listing {
                 }
             },
             signal = setup.stop.requested() => {
+                stopped = Some(signal.exit_status());
                 errors.push(format!("stopped by {}", signal.name()));
                 break;
             }
@@ -107,6 +112,7 @@ async fn list(setup: &Setup, arguments: &ListArgs) -> Listing {
         backups,
         unknown,
         error: errors.into_iter().next(),
+        stopped,
     }
 }
 

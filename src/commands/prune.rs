@@ -11,9 +11,11 @@ use super::{ExitStatus, tell};
 use crate::archive::ArchiveKind;
 use crate::cli::{Global, PruneArgs};
 use crate::destination::dropbox;
-use crate::prune::{PlanRow, Request, prune};
+use crate::prune::{Outcome, PlanRow, Request, prune};
 use crate::report::{Pruned, Status};
+use crate::restore::unfinished;
 use crate::retention::Action;
+use crate::stop::StopSignal;
 
 /// What `--json` shows.
 #[derive(Serialize)]
@@ -49,6 +51,9 @@ async fn carry_out(setup: &Setup, arguments: &PruneArgs) -> Result<Pruning, Fail
     } else {
         Some(setup.lock(wait).await?)
     };
+    if let Some(restore) = unfinished(&setup.state) {
+        return Err((1, format!("nothing is pruned: {restore}")));
+    }
     let request = Request {
         policy,
         state: &setup.state,
@@ -60,30 +65,47 @@ async fn carry_out(setup: &Setup, arguments: &PruneArgs) -> Result<Pruning, Fail
     };
     let destinations: Vec<_> = setup.taking_part().collect();
     let now = Local::now();
-    let (outcome, stopped) = tokio::select! {
-        outcome = prune(&destinations, &request, &now) => (outcome, None),
-        signal = setup.stop.requested() => {
-            let error = format!("stopped by {}; the next pruning goes on there", signal.name());
-            let outcome = crate::prune::Outcome { errors: vec![error], ..Default::default() };
-            (outcome, Some(signal.exit_status()))
-        }
+    let mut outcome = Outcome::default();
+    let stopped = tokio::select! {
+        () = prune(&destinations, &request, &now, &mut outcome) => None,
+        signal = setup.stop.requested() => Some(signal),
     };
-    for error in &outcome.errors {
+    if let Some(signal) = stopped {
+        let what = format!(
+            "stopped by {}; the next pruning goes on there",
+            signal.name()
+        );
+        outcome.errors.insert(0, what);
+    }
+    for error in outcome.errors.iter().chain(&outcome.refused) {
         tracing::error!("{error}");
     }
-    let failed = !outcome.errors.is_empty() && !arguments.dry_run;
+    let dry_run = arguments.dry_run;
+    let failed = !outcome.errors.is_empty();
+    let refused = !outcome.refused.is_empty() && !dry_run;
+    let (status, exit) = match (dry_run, failed || refused) {
+        (true, false) => (Status::DryRun, 0),
+        // Dead credentials.
+        (true, true) => (Status::Failed, 1),
+        (false, true) => (Status::Partial, 3),
+        (false, false) => (Status::Ok, 0),
+    };
     Ok(Pruning {
         command: "prune",
-        status: match (arguments.dry_run, failed, stopped) {
-            (_, _, Some(_)) => Status::Failed,
-            (true, ..) => Status::DryRun,
-            (false, true, None) => Status::Partial,
-            (false, false, None) => Status::Ok,
+        status: if stopped.is_some() {
+            Status::Failed
+        } else {
+            status
         },
-        exit: stopped.unwrap_or(if failed { 3 } else { 0 }),
+        exit: stopped.map_or(exit, StopSignal::exit_status),
         plan: outcome.rows,
         pruned: outcome.pruned,
-        error: outcome.errors.into_iter().next(),
+        error: outcome
+            .errors
+            .into_iter()
+            .chain(outcome.refused)
+            .next()
+            .filter(|_| failed || refused),
     })
 }
 

@@ -1,11 +1,10 @@
 //! Old archives on this machine: only those go that are verified at a destination, and that nothing waits for.
 
 use std::fs;
-use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 
-use super::PlanRow;
+use super::{PlanRow, Request};
 use crate::archive::Archive;
 use crate::catalog::{Catalog, FileStatus};
 use crate::content_hash::{Digest, hash_source};
@@ -16,20 +15,20 @@ use crate::source::Source as _;
 use crate::source::file::FileSource;
 
 /// What is to happen on this machine.
-pub struct LocalPlan {
+pub(super) struct LocalPlan {
     /// A row for each archive, the newest first.
-    pub rows: Vec<PlanRow>,
+    pub(super) rows: Vec<PlanRow>,
     /// Those that go, with the content hash that is verified at a destination.
     doomed: Vec<(Archive, Digest)>,
 }
 
-/// Plans for the archives of one kind. `keep`: so many of the newest stay. `awaited`: files that an unfinished
-/// upload still reads.
-pub fn plan(
+/// Plans for the archives of one kind: `keep` of the newest stay. `refused`: why nothing may be deleted now.
+pub(super) fn plan(
     archives: &[Archive],
     keep: u32,
     catalogs: &[Catalog],
-    awaited: &[PathBuf],
+    request: &Request<'_>,
+    refused: Option<&str>,
     now: DateTime<Utc>,
 ) -> LocalPlan {
     let mut newest_first: Vec<_> = archives.iter().collect();
@@ -38,15 +37,17 @@ pub fn plan(
         rows: Vec::new(),
         doomed: Vec::new(),
     };
-    for (number, archive) in (1_u32..).zip(newest_first) {
+    let mut counted = 0;
+    for archive in newest_first {
         let verified = verified_at(archive, catalogs);
+        let from_the_future = archive.name.is_from_the_future(now);
+        counted += u32::from(!from_the_future);
         let reason = match &verified {
-            _ if number <= keep => Some(format!("local {keep}")),
-            _ if archive.name.is_from_the_future(now) => {
-                Some("its time is ahead of the clock".to_owned())
-            }
-            _ if awaited.contains(&archive.path) => {
-                Some("an unfinished upload needs it".to_owned())
+            _ if from_the_future => Some("its time is ahead of the clock".to_owned()),
+            _ if counted <= keep => Some(format!("local {keep}")),
+            _ if refused.is_some() => refused.map(str::to_owned),
+            _ if request.awaited.contains(&archive.path) => {
+                Some("an unfinished upload or restore needs it".to_owned())
             }
             None => Some("not verified at any destination".to_owned()),
             Some(_) => None,
@@ -83,7 +84,7 @@ fn verified_at<'a>(archive: &Archive, catalogs: &'a [Catalog]) -> Option<(Digest
 }
 
 /// Deletes what the plan says, each only if its bytes are those that are stored. Blocks the thread.
-pub fn carry_out(plan: &LocalPlan) -> (Vec<Pruned>, Vec<String>) {
+pub(super) fn carry_out(plan: &LocalPlan) -> (Vec<Pruned>, Vec<String>) {
     let mut pruned = Vec::new();
     let mut errors = Vec::new();
     for (archive, stored) in &plan.doomed {

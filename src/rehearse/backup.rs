@@ -113,7 +113,7 @@ pub async fn rehearse_stored(
     let mut rehearsal = Rehearsal::new(&backup.id, found.destination.name());
     if let Some(Err(why)) = &backup.manifest {
         let name = format!("{}.json", backup.id);
-        rehearsal.add(&name, PartVerdict::failed("manifest", why.as_str()));
+        rehearsal.add(&name, PartVerdict::failed("manifest", why.to_string()));
     }
     for kind in ArchiveKind::ALL {
         let archive = backup

@@ -15,6 +15,10 @@ use crate::retry::{Patience, retry};
 use crate::source::Source;
 use crate::units::{MIB, Size};
 
+/// A folder with more files is not one of ours.
+const MOST_ENTRIES: usize = 500_000;
+/// A listing that the service makes begin anew more often is given up.
+const MOST_RESETS: u32 = 5;
 /// The longest part of a file that is read at once, in bytes.
 pub const LONGEST_RANGE: u64 = 4 * MIB;
 /// The largest file that is stored in one request, in bytes; Dropbox's limit is 150 MiB.
@@ -61,11 +65,13 @@ impl Dropbox {
             json!({ "path": folder, "limit": 1000 }),
         );
         let mut entries = Vec::new();
+        let mut anew = 0;
         loop {
             let page = match self.rpc(&action, endpoint, &argument, patience).await? {
                 Ok(page) => page,
                 Err(refusal) if refusal.tags == "path/not_found" => return Ok(None),
-                Err(refusal) if refusal.tags == "reset" => {
+                Err(refusal) if refusal.tags == "reset" && anew < MOST_RESETS => {
+                    anew += 1;
                     entries.clear();
                     (endpoint, argument) = (
                         "files/list_folder",
@@ -76,16 +82,22 @@ impl Dropbox {
                 Err(refusal) => return Err(refusal.error(ErrorKind::Invalid, &action)),
             };
             let found = page.get("entries").and_then(Value::as_array);
-            entries.extend(found.into_iter().flatten().filter_map(Entry::parse));
-            match (
-                page.get("has_more").and_then(Value::as_bool),
-                page.get("cursor"),
-            ) {
-                (Some(true), Some(cursor)) => {
+            let more = page.get("has_more").and_then(Value::as_bool);
+            let cursor = page.get("cursor").filter(|cursor| cursor.is_string());
+            // Half a listing would look like backups that are gone.
+            let unknown = |what: &str| Error::new(ErrorKind::Unexpected, &action, what);
+            let (Some(found), Some(more)) = (found, more) else {
+                return Err(unknown("the reply is no listing"));
+            };
+            entries.extend(found.iter().filter_map(Entry::parse));
+            match (more, cursor) {
+                (false, _) => return Ok(Some(entries)),
+                (true, Some(cursor)) if entries.len() < MOST_ENTRIES && !found.is_empty() => {
                     (endpoint, argument) =
                         ("files/list_folder/continue", json!({ "cursor": cursor }));
                 }
-                _ => return Ok(Some(entries)),
+                (true, Some(_)) => return Err(unknown("the listing has no end")),
+                (true, None) => return Err(unknown("the listing cannot be continued")),
             }
         }
     }
