@@ -41,7 +41,7 @@ use crate::restore::report::{
     ArchiveStatus, Purpose, RestoreReport, RestoredArchive, StepRow, StepStatus,
 };
 use crate::restore::runbook::{Known, Places, runbook};
-use crate::restore::target::{Folder, Need, Owner, check_room};
+use crate::restore::target::{Folder, Need, Owner, check_room, own};
 use crate::retry::Patience;
 use crate::state::StateDir;
 use crate::stop::{Stop, StopSignal};
@@ -286,12 +286,11 @@ async fn bring(
         bytes_resumed: 0,
     };
     if order.present == Present::Same {
+        own(&row.path, owner)?;
         return Ok(row);
     }
     let fetched = download(job, destination, wish, folder).await?;
-    if let Some(warning) = fetched.part.place(wish, owner)? {
-        tracing::warn!("{warning}");
-    }
+    fetched.part.place(wish, owner)?;
     if !fetched.verified {
         tracing::warn!(
             "{}: neither a manifest nor {} tells a content hash; only its size is known to be right",

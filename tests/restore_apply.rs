@@ -788,7 +788,9 @@ fn keys_that_do_not_belong_to_the_data_are_noticed() {
         &fs::read(paths.config).expect("read"),
     );
     lost.dropbox.remove(&format!("/Manifests/{ID}.json"));
-    let ended = lost.host.run(&format!("restore {ID} --apply --yes --json"));
+    let ended = lost
+        .host
+        .run(&format!("restore {ID} --apply --yes --json -vv"));
     assert_eq!(ended.status, Some(1), "{ended}");
     let error = ended.json()["error"].as_str().expect("an error").to_owned();
     assert!(

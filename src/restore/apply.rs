@@ -199,8 +199,9 @@ impl Applying<'_> {
             let step = report.steps[index].step.clone();
             let agreed = confirm(&step, index + 1, count);
             let agreed = tokio::select! {
-                agreed = agreed => agreed,
+                biased;
                 signal = self.job.stop.requested() => return Err(Halt::Stopped(signal)),
+                agreed = agreed => agreed,
             };
             if !agreed {
                 return Err(Halt::Failed(self.declined(index + 1, count, &step)));
@@ -223,15 +224,14 @@ impl Applying<'_> {
                     if !matches!(step.step, Step::Check | Step::CheckSecrets) {
                         return Err(Halt::Failed(told + &self.way_on()));
                     }
-                    tracing::error!("{told}");
                     failures.push(told);
                 }
             }
         }
-        match failures.into_iter().next() {
-            None => Ok(()),
-            Some(first) => Err(Halt::Failed(format!(
-                "{first}\n  all of the backup is restored; the same command repeats only what failed\n  \
+        match failures.join("\n") {
+            told if told.is_empty() => Ok(()),
+            told => Err(Halt::Failed(format!(
+                "{told}\n  all of the backup is restored; the same command repeats only what failed\n  \
                  to be done with it, delete {}",
                 Journal::path(self.job.state).display()
             ))),

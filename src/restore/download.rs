@@ -127,14 +127,13 @@ pub(super) async fn download(
     }
 }
 
-/// Copies an archive from elsewhere on this machine into `folder`, proves and places it. What could not be
-/// done of its owner is a warning.
+/// Copies an archive from elsewhere on this machine into `folder`, proves and places it.
 pub(super) async fn copy(
     wish: &Wish,
     from: &Path,
     folder: &Arc<Folder>,
     owner: &Owner,
-) -> Result<Option<String>, Halt> {
+) -> Result<(), Halt> {
     let fail = |error: io::Error| {
         Halt::Failed(format!(
             "copying {} to {}: {error}",

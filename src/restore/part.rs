@@ -5,7 +5,7 @@
 //! another content from being continued. It is nobody's but ours, and it never takes a name that is taken.
 
 use std::cmp::Ordering;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -16,10 +16,9 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::Wish;
-use super::target::{Folder, Owner};
+use super::target::{Folder, Owner, close_to_others};
 use crate::content_hash::{Digest, hash_source};
 use crate::destination::fetch::PART_LEN;
-use crate::source::Source as _;
 use crate::source::file::FileSource;
 
 /// Hex digits of the content in a part file's name.
@@ -89,7 +88,7 @@ impl Part {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let mode = Mode::RUSR | Mode::WUSR;
         let file = match openat(&folder.open, &name, flags, mode).map(File::from) {
-            Ok(file) if is_ours(&file)? => file,
+            Ok(file) if is_ours(&file, folder)? => file,
             // A link, or somebody else's: what we write and prove must be nobody's but ours.
             Ok(_) | Err(Errno::LOOP | Errno::NXIO) => {
                 unlinkat(&folder.open, &name, AtFlags::empty())?;
@@ -98,7 +97,8 @@ impl Part {
             Err(Errno::NOENT) => create(folder, &name)?,
             Err(error) => return Err(error.into()),
         };
-        if file.try_lock().is_err() {
+        // A file system without locks is no reason to go without the file.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
             let what = format!("another process is fetching {}", wish.name);
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, what));
         }
@@ -112,17 +112,16 @@ impl Part {
     /// Of the whole file as the disk has it; none if its name leads elsewhere.
     pub(super) async fn hash(&self) -> io::Result<Option<Digest>> {
         let source = FileSource::open(&self.path())?;
-        let (named, open) = (source.fingerprint()?, self.file.metadata()?);
-        let ours = fs::symlink_metadata(source.path())?;
-        if (ours.dev(), ours.ino()) != (open.dev(), open.ino()) {
+        let (named, open) = (fs::symlink_metadata(source.path())?, self.file.metadata()?);
+        if (named.dev(), named.ino()) != (open.dev(), open.ino()) {
             return Ok(None);
         }
-        tracing::debug!("proving {named}");
+        tracing::debug!("proving {}", self.path().display());
         hash_in_pool(source).await.map(Some)
     }
 
-    /// Gives it its mode, its owner and its name. What could not be done of it is a warning.
-    pub(super) fn place(&self, wish: &Wish, owner: &Owner) -> Result<Option<String>, String> {
+    /// Gives it its mode, its owner and its name. What could not be done of the first two is a warning.
+    pub(super) fn place(&self, wish: &Wish, owner: &Owner) -> Result<(), String> {
         let path = self.folder.path.join(&wish.name);
         let fail = |error: io::Error| match error.kind() {
             io::ErrorKind::AlreadyExists => format!(
@@ -132,13 +131,11 @@ impl Part {
             ),
             _ => format!("placing {}: {error}", path.display()),
         };
-        rustix::fs::fchmod(&*self.file, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| fail(error.into()))?;
-        let warning = owner.give(&self.file, &path);
+        close_to_others(&self.file, &path);
+        owner.give(&self.file, &path);
         self.file.sync_all().map_err(fail)?;
         self.rename(&wish.name).map_err(fail)?;
-        self.folder.open.sync_all().map_err(fail)?;
-        Ok(warning)
+        self.folder.open.sync_all().map_err(fail)
     }
 
     /// Never replaces anything.
@@ -172,10 +169,12 @@ fn create(folder: &Folder, name: &str) -> io::Result<File> {
     Ok(openat(&folder.open, name, flags, Mode::RUSR | Mode::WUSR)?.into())
 }
 
-/// A regular file of this user's that has no second name.
-fn is_ours(file: &File) -> io::Result<bool> {
+/// A regular file that has no second name, and belongs to this user, or to the folder's owner, who can do
+/// with the files in it what he likes anyway.
+fn is_ours(file: &File, folder: &Folder) -> io::Result<bool> {
     let metadata = file.metadata()?;
-    Ok(metadata.is_file() && metadata.nlink() == 1 && metadata.uid() == geteuid().as_raw())
+    let owners = [geteuid().as_raw(), folder.open.metadata()?.uid()];
+    Ok(metadata.is_file() && metadata.nlink() == 1 && owners.contains(&metadata.uid()))
 }
 
 #[cfg(test)]
@@ -226,7 +225,7 @@ mod tests {
         assert!(error.contains("not overwritten"), "{error}");
         assert_eq!(fs::read(dir.path().join("a.tar")).expect("read"), b"theirs");
         fs::remove_file(dir.path().join("a.tar")).expect("removed");
-        assert_eq!(part.place(&wish, &Owner::Caller), Ok(None));
+        assert_eq!(part.place(&wish, &Owner::Caller), Ok(()));
         assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1);
     }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::package::{package, product};
 use crate::archive::ArchiveKind;
+use crate::manifest::edition;
 use crate::units::Size;
 
 /// What a step is.
@@ -169,6 +170,10 @@ fn version(known: &Known<'_>) -> RunbookStep {
     });
     let mut step = by_hand(Step::Version, &title, command);
     if let Some(package) = package {
+        step.notes.push(format!(
+            "where its packages are: https://packages.gitlab.com/gitlab/gitlab-{}",
+            edition(version)
+        ));
         let rpm = format!("with rpm packages: dnf install {}", package.rpm);
         step.notes.push(rpm);
     } else {

@@ -30,7 +30,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Opens it; made with those above it, for its owner alone, if it is missing.
+    /// Opens it; made for its owner alone, if it is missing.
     pub(super) fn open(path: &Path) -> Result<Folder, String> {
         let fail = |error: io::Error| {
             format!(
@@ -40,11 +40,11 @@ impl Folder {
         };
         let is_new = !path.exists();
         if is_new {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(path)
-                .and_then(|()| path.parent().map_or(Ok(()), sync_folder))
+            let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+            above
+                .map_or(Ok(()), fs::create_dir_all)
+                .and_then(|()| DirBuilder::new().mode(0o700).create(path))
+                .and_then(|()| above.map_or(Ok(()), sync_folder))
                 .map_err(fail)?;
         }
         if !path.is_dir() {
@@ -55,6 +55,21 @@ impl Folder {
             open: File::open(path).map_err(fail)?,
             is_new,
         })
+    }
+
+    /// Warns if GitLab will hardly find room to unpack an archive beside itself.
+    pub(super) fn warn_of_little_room(&self, archive: u64, to_fetch: u64) {
+        let free = self
+            .room()
+            .map_or(u64::MAX, |(_, free)| free.saturating_sub(to_fetch));
+        if free < archive {
+            tracing::warn!(
+                "GitLab unpacks the data archive in {}: it takes about {} there, and {} will be free",
+                self.path.display(),
+                Size(archive),
+                Size(free)
+            );
+        }
     }
 
     /// Bytes that the file system still takes, and which one it is.
@@ -144,40 +159,56 @@ impl Owner {
         })
     }
 
-    /// Makes an open file its own. That it could not be done is told in the words of a warning.
-    pub(super) fn give(&self, file: &File, path: &Path) -> Option<String> {
+    /// Makes an open file its own; whether it was another's until now. That it could not be done is a warning.
+    pub(super) fn give(&self, file: &File, path: &Path) -> bool {
         let Owner::Ids { user, group, shown } = self else {
-            return None;
+            return false;
         };
-        let metadata = file.metadata().ok()?;
-        if (metadata.uid(), metadata.gid()) == (*user, *group) {
-            return None;
+        let is_owner = |metadata: fs::Metadata| (metadata.uid(), metadata.gid()) == (*user, *group);
+        if file.metadata().is_ok_and(is_owner) {
+            return false;
         }
         let why = if geteuid().is_root() {
-            let owner = Some(Uid::from_raw(*user));
-            fchown(file, owner, Some(Gid::from_raw(*group)))
-                .err()?
-                .to_string()
+            let owner = (Uid::from_raw(*user), Gid::from_raw(*group));
+            match fchown(file, Some(owner.0), Some(owner.1)) {
+                Ok(()) => return true,
+                Err(error) => error.to_string(),
+            }
         } else {
-            "only root may".to_owned()
+            "only root may do that".to_owned()
         };
-        Some(format!(
+        tracing::warn!(
             "{} is not given to {shown}: {why}\n  chown {shown} {}",
             path.display(),
             path.display()
-        ))
+        );
+        false
     }
 }
 
-/// Gives an archive that was there before to whom it has to belong. What could not be done is a warning.
-pub(super) fn own(path: &Path, owner: &Owner) -> Result<Option<String>, String> {
-    let fail = |error: io::Error| format!("giving {} its owner: {error}", path.display());
+/// Keeps an open file from others' eyes. That it could not be done is a warning: a memory stick may know no modes.
+pub(super) fn close_to_others(file: &File, path: &Path) {
+    let private = Mode::RUSR | Mode::WUSR;
+    let is_private = |metadata: fs::Metadata| Mode::from_raw_mode(metadata.mode()) == private;
+    if file.metadata().is_ok_and(is_private) {
+        return;
+    }
+    if let Err(error) = fchmod(file, private) {
+        tracing::warn!("{}: others may read it: {error}", path.display());
+    }
+}
+
+/// Gives an archive that was there before to whom it has to belong, if it does not; the mode that GitLab gave
+/// to one of its own stays.
+pub(super) fn own(path: &Path, owner: &Owner) -> Result<(), String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = openat(CWD, path, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
+    let file = openat(CWD, path, flags, Mode::empty());
+    let file = file.map_err(|error| format!("giving {} its owner: {error}", path.display()))?;
     let file = File::from(file);
-    let warning = owner.give(&file, path);
-    fchmod(&file, Mode::RUSR | Mode::WUSR).map_err(|error| fail(error.into()))?;
-    Ok(warning)
+    if owner.give(&file, path) {
+        close_to_others(&file, path);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

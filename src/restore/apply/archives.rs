@@ -38,20 +38,27 @@ impl Applying<'_> {
         let mut needs = Vec::new();
         if needs_config {
             here = self.look_for_config(&config, &hold).await?;
-            let bytes = config.size - begun(&config, &hold);
+            let bytes = match here {
+                Present::Same => 0,
+                _ => config.size - begun(&config, &hold),
+            };
             needs.push(Need {
                 folder: &hold,
-                bytes: if here == Present::Same { 0 } else { bytes },
+                bytes,
             });
         }
         let mut data_here = Present::Nothing;
         if needs_data {
             data_here = look(&data, &data_dir).await?;
             in_the_way(&data, &data_dir, &data_here)?;
-            let bytes = data.size - begun(&data, &data_dir);
+            let bytes = match data_here {
+                Present::Same => 0,
+                _ => data.size - begun(&data, &data_dir),
+            };
+            data_dir.warn_of_little_room(data.size, bytes);
             needs.push(Need {
                 folder: &data_dir,
-                bytes: if data_here == Present::Same { 0 } else { bytes },
+                bytes,
             });
         }
         check_room(&needs)?;
@@ -145,10 +152,7 @@ impl Applying<'_> {
             Present::Nothing => {
                 let owner = Owner::of(ArchiveKind::Config, self.job.gitlab);
                 let archive = self.hold().join(&wish.name);
-                if let Some(warning) = copy(wish, &archive, &folder, &owner).await? {
-                    tracing::warn!("{warning}");
-                }
-                Ok(())
+                copy(wish, &archive, &folder, &owner).await
             }
         }
     }
@@ -158,14 +162,11 @@ impl Applying<'_> {
         let wish = self.wish(ArchiveKind::Data);
         // Only now: the reconfigured GitLab has its user.
         let owner = Owner::of(ArchiveKind::Data, self.job.gitlab);
-        let warning = match &self.data {
+        match &self.data {
             Some(part) => part.place(wish, &owner)?,
             None => own(&self.job.gitlab.data_dir.join(&wish.name), &owner)?,
-        };
-        self.data = None;
-        if let Some(warning) = warning {
-            tracing::warn!("{warning}");
         }
+        self.data = None;
         Ok(())
     }
 
