@@ -274,6 +274,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_moved_beside_itself_has_a_name_and_a_place() {
+        let least = "[destinations.a]\ntype = \"dropbox\"\napp_key = \"k\"\n";
+        for (path, faults) in [("/srv/gitlab", 0), ("etc/gitlab", 1), ("/", 1), ("", 1)] {
+            let (_, _, told) = read(&format!("[gitlab]\netc_dir = \"{path}\"\n{least}"));
+            assert_eq!(told.len(), faults, "{path}: {told:?}");
+            assert!(
+                told.iter()
+                    .all(|fault| fault.contains("`gitlab.etc_dir`: takes")),
+                "{told:?}"
+            );
+        }
+    }
+
+    #[test]
     fn values_out_of_range_are_told_with_what_is_in_range() {
         let text = "[upload]\nchunk_size = \"5 MiB\"\nconcurrency = 0\nbandwidth_limit = \"5 B/s\"\n\
             [gitlab]\nnice = 20\nskip = [\"a b\"]\nconfig_command = []\nstrategy = \"move\"\nengine = \"other\"\n\

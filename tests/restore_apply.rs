@@ -496,6 +496,7 @@ fn killed_after_each_step_the_next_call_goes_on_with_the_next() {
             .filter(|(_, status)| status == "done_before")
             .count();
         assert_eq!(before, killed_before - 1, "{ended}");
+        assert_eq!(ended.json()["archives"].as_array().map(Vec::len), Some(2));
     }
 }
 

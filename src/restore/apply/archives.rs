@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::process::geteuid;
+
 use super::super::download::{Present, copy, download, look};
 use super::super::part::begun;
 use super::super::report::{ArchiveStatus, RestoredArchive};
@@ -25,7 +27,6 @@ impl Applying<'_> {
     }
 
     async fn obtain_unless_stopped(&mut self) -> Result<Vec<RestoredArchive>, Halt> {
-        let mut obtained = Vec::new();
         let needs_config = !self.journal.has_done(Step::UnpackConfig);
         let needs_data = !self.journal.has_done(Step::PlaceData);
         let hold = Arc::new(Folder::open(&self.hold())?);
@@ -62,26 +63,22 @@ impl Applying<'_> {
             });
         }
         check_room(&needs)?;
+        let mut config_row = row(&config, self.job.gitlab.folder(ArchiveKind::Config));
         if needs_config {
-            let mut row = row(&config, self.job.gitlab.folder(ArchiveKind::Config));
             if here == Present::Nothing {
                 let fetched = download(self.job, self.destination()?, &config, &hold).await?;
-                row.fetched(&fetched, config.size);
+                config_row.fetched(&fetched, config.size);
                 fetched.part.place(&config, &Owner::Caller)?;
             }
             self.look_through(&config).await?;
-            obtained.push(row);
         }
-        if needs_data {
-            let mut row = row(&data, self.job.gitlab.folder(ArchiveKind::Data));
-            if data_here == Present::Nothing {
-                let fetched = download(self.job, self.destination()?, &data, &data_dir).await?;
-                row.fetched(&fetched, data.size);
-                self.data = Some(fetched.part);
-            }
-            obtained.push(row);
+        let mut data_row = row(&data, self.job.gitlab.folder(ArchiveKind::Data));
+        if needs_data && data_here == Present::Nothing {
+            let fetched = download(self.job, self.destination()?, &data, &data_dir).await?;
+            data_row.fetched(&fetched, data.size);
+            self.data = Some(fetched.part);
         }
-        Ok(obtained)
+        Ok(vec![config_row, data_row])
     }
 
     /// Whether the config archive waits already, or can be had from its folder on this machine.
@@ -150,7 +147,12 @@ impl Applying<'_> {
                 Ok(())
             }
             Present::Nothing => {
-                let owner = Owner::of(ArchiveKind::Config, self.job.gitlab);
+                // Without root all of the restored configuration is the caller's.
+                let owner = if geteuid().is_root() {
+                    Owner::of(ArchiveKind::Config, self.job.gitlab)
+                } else {
+                    Owner::Caller
+                };
                 let archive = self.hold().join(&wish.name);
                 copy(wish, &archive, &folder, &owner).await
             }
