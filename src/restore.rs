@@ -4,7 +4,7 @@
 //! Nothing that is there is ever overwritten, nothing that is not proved gets a name, and whatever is
 //! interrupted goes on where it stopped when the same command is called again.
 //!
-//! [`runbook`] the steps, the one list that `--plan` prints and `--apply` carries out · [`package`] the package
+//! [`mod@runbook`] the steps, the one list that `--plan` prints and `--apply` carries out · [`package`] the package
 //! to install · `download` one archive into a folder, resumed and proved · `part` the hidden file it is written
 //! into · `target` folders, free space, owners ·
 //! `apply` the steps, carried out · `unpack` the config archive, trusted in nothing · `journal` what is
