@@ -11,11 +11,20 @@ use std::time::{Duration, Instant};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use support::backup::{Layout, Member, RealBackup, gunzip, repack};
+use support::backup::{Layout, Member, RealBackup, git, gunzip, repack};
 use support::host::{Ended, Host};
 
 const STAMP: u64 = 1_702_758_583;
 const ID: &str = "1702758583_2023_12_16_17.8.2";
+
+/// Whether there is git; without it the tests that ask git skip, and say so.
+fn git_is_here() -> bool {
+    let here = Command::new("git").arg("--version").output().is_ok();
+    if !here {
+        eprintln!("SKIPPED: git is not installed");
+    }
+    here
+}
 
 fn run(command: &str, arguments: &[&str], folder: &Path) -> String {
     let output = Command::new(command)
@@ -93,6 +102,9 @@ fn the_archives_are_laid_out_like_gitlabs_and_the_same_for_the_same_seed() {
 
 #[test]
 fn git_takes_every_bundle_and_its_references_are_those_listed() {
+    if !git_is_here() {
+        return;
+    }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let members = RealBackup::new(3).projects(4).members(STAMP);
     let find = |path: &str| members.iter().find(|member| member.path == path);
@@ -151,6 +163,52 @@ fn git_takes_every_bundle_and_its_references_are_those_listed() {
     assert_eq!(seen, all.into());
     let stored = RealBackup::new(3).projects(4).repositories();
     assert_eq!(stored.len(), 9);
+}
+
+/// The bytes of a bundle are zlib's and git's of the day; what is in it has one name, its references.
+#[test]
+fn the_kept_bundles_are_what_git_makes() {
+    if !git_is_here() {
+        return;
+    }
+    let write = std::env::var_os("GIT_BUNDLES").is_some_and(|value| value == "write");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/backup/bundles");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    run(
+        "git",
+        &["init", "--quiet", "--bare", "empty"],
+        folder.path(),
+    );
+    for seed in [1, 2] {
+        let made = git::make(seed);
+        let parts = [
+            ("site", made.site),
+            ("code", made.code),
+            ("wiki", made.wiki),
+        ];
+        for (name, made) in parts {
+            let path = |end: &str| kept.join(format!("{name}-{seed}.{end}"));
+            if write {
+                fs::write(path("bundle"), &made.bundle).expect("a bundle");
+                fs::write(path("refs"), &made.refs).expect("its references");
+            }
+            assert_eq!(
+                fs::read(path("refs")).expect("its references"),
+                made.refs,
+                "{name} {seed}"
+            );
+            let bundle = path("bundle").display().to_string();
+            let empty = folder.path().join("empty");
+            run("git", &["bundle", "verify", "--quiet", &bundle], &empty);
+            let listed = run("git", &["bundle", "list-heads", &bundle], &empty);
+            let mut listed: Vec<_> = listed.lines().collect();
+            let refs = String::from_utf8_lossy(&made.refs);
+            let mut refs: Vec<_> = refs.lines().collect();
+            listed.sort_unstable();
+            refs.sort_unstable();
+            assert_eq!(listed, refs, "{name} {seed}");
+        }
+    }
 }
 
 #[test]

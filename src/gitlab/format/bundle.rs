@@ -229,48 +229,32 @@ fn check_pack(input: &mut dyn BufRead, format: ObjectFormat) -> Result<u32, Flaw
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::path::Path;
-    use std::process::Command;
 
-    fn git(folder: &Path, words: &[&str]) -> Vec<u8> {
-        let output = Command::new("git")
-            .current_dir(folder)
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_SYSTEM", "/dev/null")
-            .args(["-c", "user.name=A", "-c", "user.email=a@example.org"])
-            .args(words)
-            .output()
-            .expect("git runs");
-        assert!(output.status.success(), "{words:?}: {output:?}");
-        output.stdout
-    }
-
-    /// A full bundle and one on top of it.
+    /// A full bundle and one on top of it, kept as git made them, so that no test needs git. In an empty folder:
+    ///
+    /// ```sh
+    /// git init -q -b main --object-format=sha1       # or sha256
+    /// git commit -q --allow-empty -m first
+    /// git bundle create -q sha1.bundle --all
+    /// git commit -q --allow-empty -m second
+    /// git bundle create -q sha1-next.bundle main~1..main
+    /// ```
     fn bundles(format: &str) -> (Vec<u8>, Vec<u8>) {
-        let dir = tempfile::tempdir().expect("temporary folder");
-        git(
-            dir.path(),
-            &[
-                "init",
-                "-q",
-                "-b",
-                "main",
-                &format!("--object-format={format}"),
-            ],
-        );
-        git(
-            dir.path(),
-            &["commit", "-q", "--allow-empty", "-m", "first"],
-        );
-        let full = git(dir.path(), &["bundle", "create", "-q", "-", "--all"]);
-        git(
-            dir.path(),
-            &["commit", "-q", "--allow-empty", "-m", "second"],
-        );
-        (
-            full,
-            git(dir.path(), &["bundle", "create", "-q", "-", "main~1..main"]),
-        )
+        macro_rules! kept {
+            ($name:literal) => {
+                include_bytes!(concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/tests/support/backup/bundles/",
+                    $name,
+                    ".bundle"
+                ))
+                .to_vec()
+            };
+        }
+        match format {
+            "sha1" => (kept!("sha1"), kept!("sha1-next")),
+            _ => (kept!("sha256"), kept!("sha256-next")),
+        }
     }
 
     fn read(bytes: &[u8], piece: usize) -> Result<(Bundle, Vec<String>), String> {

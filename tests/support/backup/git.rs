@@ -1,10 +1,13 @@
-//! A few repositories, made by git, in all the forms that a backup of GitLab shows.
+//! A few repositories in all the forms that a backup of GitLab shows: bundles that git has made, kept here, so that
+//! no test needs git.
+//!
+//! With git, `GIT_BUNDLES=write cargo test --test fixture bundles` makes them anew from what [`make`] says; without
+//! the variable that test shows that git makes the same repositories and takes the kept bundles.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::Arc;
 
 use super::Random;
 use super::pack::pipe;
@@ -31,14 +34,41 @@ pub struct Templates {
     pub wiki: Arc<Repository>,
 }
 
-/// The repositories of a seed; git makes them once per process.
-pub fn templates(seed: u64) -> Templates {
-    static MADE: LazyLock<Mutex<HashMap<u64, Templates>>> = LazyLock::new(Mutex::default);
-    let mut made = MADE.lock().expect("nobody panicked");
-    made.entry(seed).or_insert_with(|| make(seed)).clone()
+/// What HEAD points to in most of them.
+const MAIN: &str = "refs/heads/main";
+/// … and in the one that is older than the habit.
+const MASTER: &str = "refs/heads/master";
+
+/// A kept bundle with its references.
+macro_rules! kept {
+    ($name:literal, $head:expr) => {
+        Arc::new(Repository {
+            bundle: include_bytes!(concat!("bundles/", $name, ".bundle")).to_vec(),
+            refs: include_bytes!(concat!("bundles/", $name, ".refs")).to_vec(),
+            head: $head,
+        })
+    };
 }
 
-fn make(seed: u64) -> Templates {
+/// The repositories of a seed: odd ones share theirs, and even ones.
+pub fn templates(seed: u64) -> Templates {
+    if seed % 2 == 1 {
+        Templates {
+            site: kept!("site-1", MAIN),
+            code: kept!("code-1", MASTER),
+            wiki: kept!("wiki-1", MAIN),
+        }
+    } else {
+        Templates {
+            site: kept!("site-2", MAIN),
+            code: kept!("code-2", MASTER),
+            wiki: kept!("wiki-2", MAIN),
+        }
+    }
+}
+
+/// Lets git make the repositories of seed 1 or 2.
+pub fn make(seed: u64) -> Templates {
     let mut random = Random::new(!seed);
     let mut site = Stream::default();
     let first = site.commit("refs/heads/main", &[], "README.md", b"# Website\n");
@@ -66,9 +96,9 @@ fn make(seed: u64) -> Templates {
     let home = format!("Welcome, {:016x}\n", random.next());
     wiki.commit("refs/heads/main", &[], "home.md", home.as_bytes());
     Templates {
-        site: Arc::new(site.finish("refs/heads/main")),
-        code: Arc::new(code.finish("refs/heads/master")),
-        wiki: Arc::new(wiki.finish("refs/heads/main")),
+        site: Arc::new(site.finish(MAIN)),
+        code: Arc::new(code.finish(MASTER)),
+        wiki: Arc::new(wiki.finish(MAIN)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Real, small backups of GitLab: git's bundles, gzip's parts, GNU tar's archives, in the layout of GitLab
+//! Real, small backups of GitLab: bundles that git made, gzip's parts, GNU tar's archives, in the layout of GitLab
 //! 17 and 18 (or of an older one), the same bytes for the same seed.
 //!
 //! ```ignore
@@ -16,7 +16,7 @@
 
 mod config;
 mod database;
-mod git;
+pub mod git;
 mod pack;
 
 use std::collections::BTreeMap;
