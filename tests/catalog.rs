@@ -551,4 +551,39 @@ fn what_is_not_ours_is_not_replaced() {
             .content("/Manifests/RECOVERY.md")
             .starts_with(b"# How to get")
     );
+/// A token from before there was anything to read back.
+fn without_the_right_to_read_contents_backups_are_stored_all_the_same() {
+    let scopes = [
+        "account_info.read",
+        "files.metadata.read",
+        "files.content.write",
+    ];
+    let dropbox = Dropbox::start(Options {
+        scopes: scopes.map(str::to_owned).to_vec(),
+        ..Options::default()
+    });
+    let host = Host::new(PROGRAM, &dropbox);
+    put_backup(&host, &RealBackup::new(1), STAMP);
+    assert_eq!(ended.json()["manifests"][0]["status"], "written");
+    // What this machine wrote it need not read.
+    for arguments in ["list", "verify", "run --skip-create"] {
+        let ended = host.run(arguments);
+        assert_eq!(ended.status, Some(0), "{arguments}: {ended}");
+    }
+    // Another one has to, and no archive can be read back.
+    let other = Host::new(PROGRAM, &dropbox);
+    for (host, arguments) in [
+        (&host, "rehearse"),
+        (&host, "restore --to fetched"),
+        (&other, "list"),
+        (&other, "verify"),
+    ] {
+        let arguments = arguments.replace("fetched", &host.path("fetched").display().to_string());
+        let ended = host.run(&arguments);
+        assert_eq!(ended.status, Some(1), "{arguments}: {ended}");
+        assert!(
+            ended.err.contains("lacks the right `files.content.read`"),
+            "{arguments}: {ended}"
+        );
+    }
 }

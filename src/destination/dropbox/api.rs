@@ -15,8 +15,16 @@ use crate::content_hash::Digest;
 use crate::error::{Error, ErrorKind};
 use crate::http::Reply;
 
-/// The rights a backup cannot be stored without, by Dropbox's names.
-pub const SCOPES: [&str; 2] = ["files.content.write", "files.metadata.read"];
+/// The rights an app is to have for everything this program does, by Dropbox's names.
+pub const SCOPES: [&str; 4] = [
+    "account_info.read",
+    "files.metadata.read",
+    "files.content.read",
+    "files.content.write",
+];
+/// Those of them without which no backup can be stored. Without reading contents an old token still stores
+/// backups and their manifests; only rehearsing and restoring it cannot.
+pub const NEEDED_TO_STORE: [&str; 2] = ["files.content.write", "files.metadata.read"];
 
 /// Stands for a refusal that the service words as a plain text.
 pub const DIFFERENT_DATA: &str = "different_data";
@@ -366,6 +374,17 @@ mod tests {
         );
         let busy = r#"{"error": {".tag": "path", "path": {".tag": "too_many_write_operations"}}}"#;
         assert_eq!(failed(409, &[], busy).kind(), ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn an_app_that_lacks_a_right_is_told_all_it_is_to_have() {
+        let body = "Error in call to API function \"files/download\": Your app is not permitted to access this \
+            endpoint because it does not have the required scope 'files.content.read'.";
+        let error = failed(400, &[("content-type", "text/plain")], body).to_string();
+        for scope in SCOPES {
+            assert!(error.contains(scope), "{scope}: {error}");
+        }
+        assert!(NEEDED_TO_STORE.iter().all(|scope| SCOPES.contains(scope)));
     }
 
     #[test]

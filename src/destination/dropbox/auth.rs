@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::destination::dropbox::api::{self, SCOPES};
+use crate::destination::dropbox::api::{self, NEEDED_TO_STORE};
 use crate::error::{Error, ErrorKind};
 use crate::http::{Line, Payload, Reply, Request};
 
@@ -206,7 +206,7 @@ impl Auth {
         let lacks = |scope: &&str| {
             !granted.trim().is_empty() && !granted.split(' ').any(|has| has == *scope)
         };
-        let missing: Vec<_> = SCOPES
+        let missing: Vec<_> = NEEDED_TO_STORE
             .iter()
             .filter(|scope| lacks(scope))
             .copied()
