@@ -17,8 +17,17 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
+use backup::RealBackup;
 use dropbox::{Dropbox, Options};
 use host::Host;
+
+/// Runs the program, shows all it says, and tells whether it ended well.
+fn shown(host: &Host, arguments: &str) -> bool {
+    println!("$ gitlab-pi-backup {arguments}");
+    let ended = host.run(arguments);
+    println!("{}{}", ended.out, ended.err);
+    ended.status == Some(0)
+}
 
 fn main() -> ExitCode {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -38,16 +47,24 @@ fn main() -> ExitCode {
         .expect("target/debug")
         .join("gitlab-pi-backup");
     let dropbox = Dropbox::start(Options::default());
-    let mut host = Host::new(&program.to_string_lossy(), &dropbox);
-    host.set("STUB_SIZE", (40 << 20).to_string());
+    let host = Host::new(&program.to_string_lossy(), &dropbox);
+    host.populate(&RealBackup::new(7).uploads(40 << 20));
+    let before = (host.gitlab_state(), host.gitlab_configuration());
     for arguments in ["run", "run --dry-run", "list", "verify", "rehearse"] {
-        println!("$ gitlab-pi-backup {arguments}");
-        let ended = host.run(arguments);
-        println!("{}{}", ended.out, ended.err);
-        if ended.status != Some(0) {
+        if !shown(&host, arguments) {
             return ExitCode::FAILURE;
         }
     }
+    println!("The machine dies; a new one gets GitLab of the same version, newly installed.\n");
+    host.wipe();
+    if !shown(&host, "restore --plan") || !shown(&host, "restore --apply --yes") {
+        return ExitCode::FAILURE;
+    }
+    if (host.gitlab_state(), host.gitlab_configuration()) != before {
+        eprintln!("not everything is back");
+        return ExitCode::FAILURE;
+    }
+    println!("Every file of GitLab is back, with the same content.\n");
     println!("stored in the stand-in for Dropbox:");
     for file in dropbox.files() {
         println!(
@@ -68,9 +85,9 @@ fn main() -> ExitCode {
     println!("to look at: {}", kept.display());
     for name in [
         "config.toml",
-        "state/history.jsonl",
-        "etc/gitlab/config_backup",
+        "etc/gitlab",
         "var/opt/gitlab/backups",
+        "var/opt/gitlab/state",
     ] {
         let found = fs::exists(kept.join(name)).unwrap_or(false);
         println!("  {name}{}", if found { "" } else { " is missing" });
