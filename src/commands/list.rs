@@ -24,7 +24,7 @@ struct Listing {
     unknown: Vec<Unknown>,
     error: Option<String>,
     #[serde(skip)]
-    stopped: Option<ExitStatus>,
+    exit: ExitStatus,
 }
 
 /// A file in one of our folders that belongs to no backup.
@@ -54,12 +54,7 @@ pub fn run(global: &Global, arguments: &ListArgs) -> Result<ExitStatus, Failure>
         text
     };
     tell(global, &listing, text);
-    let exit = match listing.status {
-        Status::Ok | Status::DryRun => 0,
-        Status::Partial => 3,
-        Status::Failed => 1,
-    };
-    Ok(listing.stopped.unwrap_or(exit))
+    Ok(listing.exit)
 }
 
 async fn list(setup: &Setup, arguments: &ListArgs) -> Listing {
@@ -78,8 +73,8 @@ async fn list(setup: &Setup, arguments: &ListArgs) -> Listing {
                 }
             },
             signal = setup.stop.requested() => {
-                stopped = Some(signal.exit_status());
-                errors.push(format!("stopped by {}", signal.name()));
+                errors.insert(0, format!("stopped by {}", signal.name()));
+                stopped = Some(signal);
                 break;
             }
         }
@@ -102,17 +97,19 @@ async fn list(setup: &Setup, arguments: &ListArgs) -> Listing {
         })
     });
     let unknown = unknown.collect();
+    let (status, exit) = match (stopped, errors.is_empty(), catalogs.is_empty()) {
+        (Some(signal), ..) => (Status::Failed, signal.exit_status()),
+        (None, true, _) => (Status::Ok, 0),
+        (None, false, false) => (Status::Partial, 3),
+        (None, false, true) => (Status::Failed, 1),
+    };
     Listing {
         command: "list",
-        status: match (errors.is_empty(), catalogs.is_empty()) {
-            (true, _) => Status::Ok,
-            (false, false) => Status::Partial,
-            (false, true) => Status::Failed,
-        },
+        status,
+        exit,
         backups,
         unknown,
         error: errors.into_iter().next(),
-        stopped,
     }
 }
 

@@ -23,7 +23,7 @@ use crate::http::{Http, Line, Payload, Reply, Request};
 use crate::retry::{Patience, Pause, retry};
 use crate::settings::Section;
 
-pub use crate::destination::dropbox::api::{Entry, FileEntry};
+pub use crate::destination::dropbox::api::{Entry, FileEntry, SCOPES};
 pub use crate::destination::dropbox::files::{LARGEST_SMALL_FILE, LONGEST_RANGE};
 pub use crate::destination::dropbox::journal::{
     Header, JOURNALS, Unfinished, awaited, discard, unfinished,
