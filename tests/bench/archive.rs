@@ -1,7 +1,7 @@
 //! The files that are sent: whole data archives of GitLab's, of any size.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Seek as _, SeekFrom, Write as _};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,23 +10,12 @@ use gitlab_pi_backup::source::file::FileSource;
 use rustix::fs::{Advice, fadvise};
 use tempfile::TempDir;
 
-use crate::host::write_tar;
+use crate::host::fill_tar;
+
+pub use crate::host::Ballast;
 
 /// Its name must be one of GitLab's for our program to take it.
 pub const NAME: &str = "1702758583_2023_12_16_16.5.1_gitlab_backup.tar";
-
-const TAR_BLOCK: u64 = 512;
-/// A tar ends with two blocks of zeros.
-const TAR_END: u64 = 2 * TAR_BLOCK;
-
-/// What the ballast of an archive is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ballast {
-    /// Bytes that do not repeat.
-    Noise,
-    /// A hole: takes no room on the disk.
-    Hole,
-}
 
 /// A data archive, alone in a folder.
 pub struct Archive {
@@ -83,49 +72,15 @@ impl Archive {
 }
 
 fn write(path: &Path, size: u64, ballast: Ballast) -> io::Result<()> {
-    // What makes an archive one of GitLab's, as in all tests; the ballast takes the place of its end.
-    write_tar(
-        path,
-        0,
-        &[
-            ("backup_information.yml", b":skipped: ''\n"),
-            (
-                "db/database.sql.gz",
-                b"--\n-- PostgreSQL database dump\n--\n",
-            ),
-        ],
-    );
-    let mut file = OpenOptions::new().write(true).open(path)?;
-    let start = file.seek(SeekFrom::End(0))? - TAR_END;
-    file.set_len(start)?;
-    file.seek(SeekFrom::Start(start))?;
-    let len = size - start - TAR_BLOCK - TAR_END;
-    let mut out = BufWriter::with_capacity(1 << 20, file);
-    out.write_all(&header(len))?;
-    if ballast == Ballast::Noise {
-        let mut state = size | 1;
-        for _ in 0..len / 8 {
-            // xorshift: quick, and no two blocks are alike.
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            out.write_all(&state.to_le_bytes())?;
-        }
-    }
-    out.into_inner()?.set_len(size)
-}
-
-/// The header of a member of `len` bytes.
-fn header(len: u64) -> [u8; 512] {
-    let mut header = [0; 512];
-    header[..14].copy_from_slice(b"uploads.tar.gz");
-    header[100..108].copy_from_slice(b"0000600\0");
-    header[124..136].copy_from_slice(format!("{len:011o}\0").as_bytes());
-    header[148..156].fill(b' ');
-    header[156] = b'0';
-    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    header
+    // What makes an archive one of GitLab's, as in all tests.
+    let members: [(&str, &[u8]); 2] = [
+        ("backup_information.yml", b":skipped: ''\n"),
+        (
+            "db/database.sql.gz",
+            b"--\n-- PostgreSQL database dump\n--\n",
+        ),
+    ];
+    fill_tar(path, size, &members, ballast)
 }
 
 /// The content hash; of a hole only the block at each end and one of those between are read.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -320,30 +321,45 @@ fn digests(folder: &Path) -> BTreeMap<String, String> {
 /// The beginning of a database dump.
 const DUMP: &[u8] = b"--\n-- PostgreSQL database dump\n--\n";
 
+/// What fills a tar up to its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ballast {
+    /// Bytes that do not repeat.
+    Noise,
+    /// A hole: takes no room on the disk.
+    Hole,
+}
+
 /// Writes a tar of exactly `size` bytes: these members, ballast that never repeats, two zero blocks.
 pub fn write_tar(path: &Path, size: u64, members: &[(&str, &[u8])]) {
+    fill_tar(path, size, members, Ballast::Noise).expect("an archive");
+}
+
+/// Writes a tar of exactly `size` bytes, of any size: these members, ballast if there is room for it, two zero
+/// blocks.
+pub fn fill_tar(
+    path: &Path,
+    size: u64,
+    members: &[(&str, &[u8])],
+    ballast: Ballast,
+) -> io::Result<()> {
     let mut tar = Vec::new();
-    let header = |name: &str, len: u64| {
-        let mut header = [0_u8; 512];
-        header[..name.len()].copy_from_slice(name.as_bytes());
-        header[100..108].copy_from_slice(b"0000600\0");
-        header[124..136].copy_from_slice(format!("{len:011o}\0").as_bytes());
-        header[148..156].fill(b' ');
-        header[156] = b'0';
-        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        header
-    };
     for (name, data) in members {
-        tar.extend(header(name, data.len() as u64));
+        tar.extend(tar_header(name, data.len() as u64));
         tar.extend(*data);
         tar.resize(tar.len().next_multiple_of(512), 0);
     }
-    let ballast = usize::try_from(size)
-        .expect("small enough")
-        .checked_sub(tar.len() + 3 * 512);
-    if let Some(ballast) = ballast {
-        tar.extend(header("uploads.tar.gz", ballast as u64));
+    let room = size.checked_sub(tar.len() as u64 + 3 * 512);
+    let room = room.map(|room| {
+        tar.extend(tar_header("uploads.tar.gz", room));
+        room.next_multiple_of(512)
+    });
+    let end = tar.len() as u64 + room.unwrap_or(0);
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut out = BufWriter::with_capacity(1 << 20, options.open(path)?);
+    out.write_all(&tar)?;
+    if ballast == Ballast::Noise {
         // A page of noise, numbered: quick to make, and no two pages are alike.
         let mut state = size | 1;
         let noise: Vec<u8> = std::iter::repeat_with(|| {
@@ -355,24 +371,34 @@ pub fn write_tar(path: &Path, size: u64, members: &[(&str, &[u8])]) {
         .take(512)
         .flatten()
         .collect();
-        let end = tar.len() + ballast.next_multiple_of(512);
+        let mut left = room.unwrap_or(0);
         for number in 0_u64.. {
-            if tar.len() >= end {
+            if left == 0 {
                 break;
             }
-            tar.extend(number.to_le_bytes());
-            tar.extend(&noise[8..]);
+            let len = left.min(4096);
+            out.write_all(&number.to_le_bytes())?;
+            out.write_all(&noise[8..usize::try_from(len).expect("a page")])?;
+            left -= len;
         }
-        tar.truncate(end);
     }
-    tar.resize(tar.len() + 1024, 0);
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path);
-    std::io::Write::write_all(&mut file.expect("an archive"), &tar).expect("an archive");
+    out.into_inner()?.set_len(end + TAR_END)
+}
+
+/// A tar ends with two blocks of zeros.
+pub const TAR_END: u64 = 2 * 512;
+
+/// The header of a member of `len` bytes.
+pub fn tar_header(name: &str, len: u64) -> [u8; 512] {
+    let mut header = [0; 512];
+    header[..name.len()].copy_from_slice(name.as_bytes());
+    header[100..108].copy_from_slice(b"0000600\0");
+    header[124..136].copy_from_slice(format!("{len:011o}\0").as_bytes());
+    header[148..156].fill(b' ');
+    header[156] = b'0';
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header
 }
 
 /// The binary under test, started by an emulator where it is built for another machine.
