@@ -332,7 +332,7 @@ async fn prune_at<Tz: TimeZone>(
     catalog.backups.retain(|backup| !goes(backup));
     if !request.dry_run {
         // With the names that are there now; the next run writes it again if this fails.
-        recovery::store(destination, &catalog, patience).await?;
+        recovery::store(destination, &catalog, request.state, patience).await?;
     }
     Ok(catalog)
 }

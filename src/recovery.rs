@@ -5,13 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::archive::ArchiveKind;
-use crate::catalog::{Catalog, RECOVERY, StoredArchive, StoredBackup, hash_of};
-use crate::destination::{Destination, LONGEST_RANGE};
+use crate::catalog::{
+    Catalog, RECOVERY, StoredArchive, StoredBackup, hash_of, read_ours, remember,
+};
+use crate::destination::Destination;
 use crate::error::Error;
 use crate::restore::runbook::{Known, Places, Step, runbook};
 use crate::retry::Patience;
 use crate::source::Source;
 use crate::source::memory::MemorySource;
+use crate::state::StateDir;
 use crate::units::Size;
 
 /// So many backups are named.
@@ -21,11 +24,12 @@ const NAMED: usize = 10;
 pub async fn store(
     destination: &Destination,
     catalog: &Catalog,
+    state: &StateDir,
     patience: &Patience,
 ) -> Result<(), Error> {
     let bytes = text(destination, catalog).into_bytes();
     let hash = hash_of(&bytes);
-    let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes));
+    let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes.clone()));
     // The root may belong to another machine that has folders of its own in the same place, or to a person.
     for folder in ["", destination.manifest_folder()] {
         let path = format!("{folder}/{RECOVERY}");
@@ -33,19 +37,18 @@ pub async fn store(
         match there.map(|entry| entry.file) {
             Some(Some(file)) if file.content_hash == Some(hash) => return Ok(()),
             Some(None) => continue,
-            Some(Some(file)) => {
-                let len = file.size.clamp(1, LONGEST_RANGE);
-                let old = destination.read(&path, 0, len, patience).await?;
-                if !String::from_utf8_lossy(&old).starts_with(&beginning(destination)) {
+            Some(Some(_)) => {
+                let old = read_ours(destination, &path, state, patience).await?;
+                let beginning = beginning(destination).into_bytes();
+                if old.is_some_and(|(_, old)| !old.starts_with(&beginning)) {
                     continue;
                 }
             }
             None => {}
         }
-        return destination
-            .put(&path, &source, hash, patience)
-            .await
-            .map(drop);
+        destination.put(&path, &source, hash, patience).await?;
+        remember(state, &bytes);
+        return Ok(());
     }
     tracing::warn!(
         "{}: something else is called {RECOVERY}; it is left as it is",

@@ -11,9 +11,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::archive::{Archive, ArchiveKind};
-use crate::catalog::{Catalog, FileStatus, StoredArchive, StoredBackup, hash_of, remember};
+use crate::catalog::{
+    Catalog, FileStatus, StoredArchive, StoredBackup, hash_of, read_ours, remember,
+};
 use crate::content_hash::Digest;
-use crate::destination::{Destination, LONGEST_RANGE};
+use crate::destination::Destination;
 use crate::error::{Error, ErrorKind};
 use crate::manifest::{Problem, Proof};
 use crate::retry::Patience;
@@ -192,25 +194,17 @@ pub async fn note_proof(
         return Ok(());
     }
     let path = format!("{}/{}.proof.json", destination.manifest_folder(), backup.id);
-    let mut proof = match destination
-        .stat(&path, patience)
-        .await?
-        .and_then(|entry| entry.file)
-    {
+    let mut proof = match read_ours(destination, &path, state, patience).await? {
         None => Proof::default(),
-        Some(file) => {
-            let len = file.size.clamp(1, LONGEST_RANGE);
-            let bytes = destination.read(&path, 0, len, patience).await?;
-            match Proof::parse(&bytes) {
-                Ok(proof) => proof,
-                // It says nothing, and the new one says more.
-                Err(Problem::Damaged(_)) => Proof::default(),
-                Err(later) => {
-                    let action = format!("{}: noting a proof in {path}", destination.name());
-                    return Err(Error::new(ErrorKind::Invalid, action, later.to_string()));
-                }
+        Some((_, bytes)) => match Proof::parse(&bytes) {
+            Ok(proof) => proof,
+            // It says nothing, and the new one says more.
+            Err(Problem::Damaged(_)) => Proof::default(),
+            Err(later) => {
+                let action = format!("{}: noting a proof in {path}", destination.name());
+                return Err(Error::new(ErrorKind::Invalid, action, later.to_string()));
             }
-        }
+        },
     };
     change(&mut proof);
     let bytes = proof.to_json();

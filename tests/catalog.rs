@@ -551,7 +551,10 @@ fn what_is_not_ours_is_not_replaced() {
             .content("/Manifests/RECOVERY.md")
             .starts_with(b"# How to get")
     );
+}
+
 /// A token from before there was anything to read back.
+#[test]
 fn without_the_right_to_read_contents_backups_are_stored_all_the_same() {
     let scopes = [
         "account_info.read",
@@ -564,6 +567,8 @@ fn without_the_right_to_read_contents_backups_are_stored_all_the_same() {
     });
     let host = Host::new(PROGRAM, &dropbox);
     put_backup(&host, &RealBackup::new(1), STAMP);
+    let ended = host.run("run --skip-create --json");
+    assert_eq!(ended.status, Some(0), "{ended}");
     assert_eq!(ended.json()["manifests"][0]["status"], "written");
     // What this machine wrote it need not read.
     for arguments in ["list", "verify", "run --skip-create"] {

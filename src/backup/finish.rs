@@ -107,7 +107,7 @@ impl Run<'_> {
             let patience = Patience::new(self.job.upload.retry_for);
             let writing = async {
                 let catalog = Catalog::read(destination, self.job.state, &patience).await?;
-                recovery::store(destination, &catalog, &patience).await
+                recovery::store(destination, &catalog, self.job.state, &patience).await
             };
             tokio::select! {
                 written = writing => if let Err(error) = written {

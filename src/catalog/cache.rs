@@ -45,6 +45,23 @@ pub(super) async fn read_own(
     Ok(bytes)
 }
 
+/// The bytes of a small file of ours by its path, and what there is of it; none if nothing is there.
+pub async fn read_ours(
+    destination: &Destination,
+    path: &str,
+    state: &StateDir,
+    patience: &Patience,
+) -> Result<Option<(StoredFile, Vec<u8>)>, Error> {
+    let there = destination.stat(path, patience).await?;
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let Some(file) = there.and_then(|entry| StoredFile::new(folder, entry)) else {
+        return Ok(None);
+    };
+    let cache = state.folder(CACHE).ok();
+    let bytes = read_own(destination, cache.as_deref(), &file, patience).await?;
+    Ok(Some((file, bytes)))
+}
+
 /// Remembers a file of ours that was just stored, so that it need not be read.
 pub fn remember(state: &StateDir, bytes: &[u8]) {
     if let Ok(folder) = state.folder(CACHE) {
