@@ -11,7 +11,7 @@ mod leftover;
 mod look;
 mod preflight;
 mod prune;
-mod record;
+pub mod record;
 mod send;
 
 use std::io;

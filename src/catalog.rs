@@ -120,6 +120,12 @@ pub enum FileStatus {
     Stray,
 }
 
+/// What is to be said of a backup that failed its rehearsal.
+pub fn failed_rehearsal(at: DateTime<Utc>) -> String {
+    let day = at.format("%Y-%m-%d");
+    format!("it was not restorable when it was rehearsed on {day}")
+}
+
 impl StoredArchive {
     /// Compares what is there with what the manifest says.
     pub fn status(&self) -> FileStatus {
@@ -174,10 +180,7 @@ impl StoredBackup {
             archive.doubts.iter().map(told)
         });
         let failed = self.proof.failed_rehearsal_at;
-        let rehearsal = failed.map(|at| {
-            let day = at.format("%Y-%m-%d");
-            format!("it was not restorable when it was rehearsed on {day}")
-        });
+        let rehearsal = failed.map(failed_rehearsal);
         let unreadable = self.proof_problem.as_ref();
         let unreadable = unreadable.map(|why| format!("whether it was proved is not known: {why}"));
         doubts.chain(rehearsal).chain(unreadable).collect()

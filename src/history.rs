@@ -73,17 +73,28 @@ pub fn read(state: &StateDir) -> io::Result<Vec<Value>> {
     }
 }
 
-/// When a backup was last rehearsed at a place and would have been restorable.
-pub fn rehearsed_at(runs: &[Value], backup_id: &str, destination: &str) -> Option<DateTime<Utc>> {
+/// The rehearsals of a backup at a place that came to an end, the newest first: when, and whether it would
+/// have been restorable.
+pub fn rehearsals(
+    runs: &[Value],
+    backup_id: &str,
+    destination: &str,
+) -> impl Iterator<Item = (DateTime<Utc>, bool)> {
     let is =
         |entry: &Value, key: &str, text: &str| entry.get(key).and_then(Value::as_str) == Some(text);
-    let last = runs.iter().rev().find(|entry| {
+    let of_this = move |entry: &&Value| {
         is(entry, "command", "rehearse")
             && is(entry, "backup_id", backup_id)
             && is(entry, "destination", destination)
-            && entry.get("restorable") == Some(&Value::Bool(true))
-    });
-    last?.get("finished_at")?.as_str()?.parse().ok()
+    };
+    let read = |entry: &Value| {
+        let restorable = entry.get("restorable")?.as_bool()?;
+        Some((
+            entry.get("finished_at")?.as_str()?.parse().ok()?,
+            restorable,
+        ))
+    };
+    runs.iter().rev().filter(of_this).filter_map(read)
 }
 
 /// The content hash with which runs of this machine last stored an archive, anywhere.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::archive::{Archive, ArchiveKind, belonging};
-use crate::catalog::{Catalog, FileStatus, StoredBackup};
+use crate::catalog::{Catalog, FileStatus, StoredBackup, failed_rehearsal};
 use crate::history;
 use crate::report::{rfc3339, rfc3339_or_null};
 use crate::units::{Size, Span};
@@ -129,6 +129,10 @@ pub fn local_rows(data: &[Archive], configs: &[Archive], runs: &[Value]) -> Vec<
     let row = |archive: &Archive| {
         let id = archive.name.backup_id().unwrap_or_default();
         let config = belonging(&archive.name, configs, |config| &config.name);
+        let rehearsals = || history::rehearsals(runs, id, LOCAL);
+        let failed = rehearsals().next().filter(|(_, restorable)| !restorable);
+        let doubts = failed.map(|(at, _)| failed_rehearsal(at));
+        let doubts: Vec<_> = doubts.into_iter().collect();
         let mut kinds = vec![ArchiveKind::Data];
         kinds.extend(config.map(|config| config.name.kind));
         kinds.sort_unstable();
@@ -139,15 +143,17 @@ pub fn local_rows(data: &[Archive], configs: &[Archive], runs: &[Value]) -> Vec<
             destination: LOCAL.to_owned(),
             kinds,
             size: archive.size + config.map_or(0, |config| config.size),
-            complete: config.is_some(),
+            complete: config.is_some() && doubts.is_empty(),
             missing: if config.is_some() {
                 Vec::new()
             } else {
                 vec!["config".to_owned()]
             },
-            doubts: Vec::new(),
+            doubts,
             verified_at: None,
-            rehearsed_at: history::rehearsed_at(runs, id, LOCAL),
+            rehearsed_at: rehearsals()
+                .find(|(_, restorable)| *restorable)
+                .map(|(at, _)| at),
             skipped: Vec::new(),
             secrets_stored: None,
             why: Vec::new(),

@@ -4,17 +4,19 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::list::local;
 use super::setup::{Failure, Setup};
 use super::{ExitStatus, USAGE, tell};
-use crate::archive::{ArchiveKind, belonging, newest};
+use crate::archive::{Archive, ArchiveKind, ArchiveName, belonging, newest};
+use crate::backup::record::Record;
 use crate::catalog::{Wanted, find};
 use crate::cli::{Global, RehearseArgs};
 use crate::history;
-use crate::rehearse::GitCheck;
 use crate::rehearse::backup::{LocalBackup, Method, Rehearsal, rehearse_local, rehearse_stored};
 use crate::rehearse::verdict::PartStatus;
+use crate::rehearse::{Expected, GitCheck};
 use crate::report::Status;
 use crate::retry::Patience;
 use crate::verify::note_proof;
@@ -149,12 +151,38 @@ fn local_backup(
     };
     let archive = archive.map_err(|message| (1, message))?;
     let runs = history::read(&setup.state).unwrap_or_default();
-    let hash = |name: &str| history::content_hash(&runs, name);
+    let records = Record::all(&setup.state);
     let config = belonging(&archive.name, &configs, |config| &config.name);
+    let older = records
+        .iter()
+        .rev()
+        .filter_map(|record| record.archive(ArchiveKind::Data));
+    let older = older.filter(|older| {
+        let name = ArchiveName::parse(&older.name);
+        name.is_some_and(|name| name.age_order(&archive.name).is_lt())
+    });
+    let mut older = older.filter(|older| older.doubts.is_empty());
     Ok(LocalBackup {
         id: archive.name.backup_id().unwrap_or_default().to_owned(),
-        data: (archive.clone(), hash(archive.name.as_str())),
-        config: config.map(|config| (config.clone(), hash(config.name.as_str()))),
+        data: (archive.clone(), expected(archive, &records, &runs)),
+        config: config.map(|config| (config.clone(), expected(config, &records, &runs))),
+        previous: older
+            .next()
+            .map(|older| (older.name.clone(), older.contents.clone())),
+    })
+}
+
+/// What an archive was when it was made or stored, as far as this machine remembers.
+fn expected(archive: &Archive, records: &[Record], runs: &[Value]) -> Option<Expected> {
+    let name = archive.name.as_str();
+    let mut all = records.iter().rev().flat_map(|record| &record.archives);
+    let recorded = all.find(|recorded| recorded.name == name);
+    let hash = recorded.and_then(|recorded| recorded.content_hash);
+    let contents = recorded.map(|recorded| recorded.contents.clone());
+    Some(Expected {
+        size: recorded.map_or(archive.size, |recorded| recorded.size),
+        content_hash: hash.or_else(|| history::content_hash(runs, name))?,
+        contents: contents.filter(|_| archive.name.kind == ArchiveKind::Data),
     })
 }
 

@@ -10,7 +10,6 @@ use super::verdict::{PartStatus, PartVerdict};
 use super::{Examination, Expected, GitCheck, Options, examine};
 use crate::archive::{Archive, ArchiveKind, ArchiveName};
 use crate::catalog::{Found, StoredArchive};
-use crate::content_hash::Digest;
 use crate::destination::Destination;
 use crate::destination::fetch::fetch;
 use crate::error::Error;
@@ -24,6 +23,8 @@ use crate::source::file::FileSource;
 
 /// Parts of a download that wait to be judged; with those on their way this bounds the memory.
 const WAITING: usize = 1;
+/// What the stored name of an encrypted archive ends in.
+const ENCRYPTED: &str = ".age";
 /// How much is read from the disk at a time, in bytes.
 const PIECE_LEN: usize = 256 * 1024;
 
@@ -133,6 +134,12 @@ pub async fn rehearse_stored(
             }
             continue;
         };
+        if archive.path.ends_with(ENCRYPTED) {
+            return rehearsal.broken_off(format!(
+                "{} is encrypted, and this version cannot decrypt",
+                archive.path
+            ));
+        }
         let options = Options {
             version: archive.name.version.clone(),
             expected: expected(archive),
@@ -271,14 +278,16 @@ impl Read for Arriving {
     }
 }
 
-/// The archives of one backup on this machine, each with the content hash it was stored with, if it was.
+/// The archives of one backup on this machine, each with what it was when it was made, if that is known.
 pub struct LocalBackup {
     /// GitLab's ID.
     pub id: String,
     /// The data archive.
-    pub data: (Archive, Option<Digest>),
+    pub data: (Archive, Option<Expected>),
     /// The config archive that belongs to it.
-    pub config: Option<(Archive, Option<Digest>)>,
+    pub config: Option<(Archive, Option<Expected>)>,
+    /// The data archive before it, and what that held.
+    pub previous: Option<(String, Contents)>,
 }
 
 /// Rehearses a backup on this machine.
@@ -288,14 +297,11 @@ pub async fn rehearse_local(backup: LocalBackup, method: &Method<'_>) -> Rehears
         let why = "no config archive of this machine was made within a day of it";
         rehearsal.lacks(ArchiveKind::Config, why);
     }
-    for (archive, hash) in backup.config.into_iter().chain([backup.data]) {
+    let previous = backup.previous;
+    for (archive, expected) in backup.config.into_iter().chain([backup.data]) {
         let options = Options {
             version: archive.name.version.clone(),
-            expected: hash.map(|content_hash| Expected {
-                size: archive.size,
-                content_hash,
-                contents: None,
-            }),
+            expected,
             git: method.git.clone(),
         };
         let name: ArchiveName = archive.name.clone();
@@ -309,7 +315,18 @@ pub async fn rehearse_local(backup: LocalBackup, method: &Method<'_>) -> Rehears
             () = progress.log_now_and_then() => unreachable!("it goes on for ever"),
         };
         match judged.unwrap_or_else(|_| Err(io::Error::other("the program is ending"))) {
-            Ok(examination) => rehearsal.take(name.as_str(), examination),
+            Ok(examination) => {
+                if name.kind == ArchiveKind::Data {
+                    let before = previous
+                        .as_ref()
+                        .map(|(name, contents)| (name.as_str(), contents));
+                    let now = &examination.contents;
+                    rehearsal
+                        .parts
+                        .extend(against(before, name.as_str(), now, *method.guard));
+                }
+                rehearsal.take(name.as_str(), examination);
+            }
             Err(error) => {
                 return rehearsal.broken_off(format!("reading {}: {error}", path.display()));
             }
