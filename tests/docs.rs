@@ -255,15 +255,15 @@ fn every_exit_status_is_told() {
         look(&host, arguments);
         look(&host, &format!("{arguments} --bogus"));
     }
-    let lock = fs::OpenOptions::new()
+    let held = fs::OpenOptions::new()
         .write(true)
         .open(host.path("state/lock"))
         .expect("the lock");
-    lock.try_lock().expect("nobody holds it");
+    held.try_lock().expect("nobody holds it");
     for arguments in &all {
         look(&host, arguments);
     }
-    drop(lock);
+    drop(held);
     dropbox.revoke();
     for arguments in &all {
         look(&host, arguments);
