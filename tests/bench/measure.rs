@@ -24,6 +24,8 @@ pub struct Usage {
     /// Of the shared pages those it touched. It is never less than what this program had when it started
     /// the client (some 3 MiB): the kernel counts the moment between fork and exec.
     pub peak_rss: u64,
+    /// What it wrote to files on a disk, in bytes, whole pages: the `write_bytes` of `/proc/PID/io`.
+    pub written: u64,
 }
 
 /// A command for `program` inside the wrapper, with nothing of our environment but the `PATH`.
@@ -64,6 +66,8 @@ pub fn wrapper(mut arguments: impl Iterator<Item = String>) -> ExitCode {
             "wall": u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
             "cpu": cpu,
             "peak_rss": used.max_rss() * 1024,
+            // The kernel hands it up in blocks of 512 bytes.
+            "written": used.block_writes() * 512,
         })
     );
     match status {
@@ -90,6 +94,7 @@ pub fn run(mut command: Command) -> Usage {
         wall: Duration::from_micros(number("wall")),
         cpu: Duration::from_micros(number("cpu")),
         peak_rss: number("peak_rss"),
+        written: number("written"),
     }
 }
 

@@ -30,14 +30,20 @@ pub struct Server {
 impl Server {
     /// Starts one that takes `archive`, with further flags of [`crate::dropbox::serve_main`].
     pub fn start(archive: &Archive, flags: &[&str]) -> Server {
+        let known = format!("{}:{}", archive.size, archive.hash);
+        let own = ["--discard", "--no-hashes", "--known-hash", &known];
+        Server::serve(&[&own, flags].concat())
+    }
+
+    /// Starts one that keeps what it gets, on the disk, and hashes it.
+    pub fn keeping() -> Server {
+        Server::serve(&[])
+    }
+
+    fn serve(flags: &[&str]) -> Server {
         let own = std::env::current_exe().expect("this program has a path");
         let mut child = Command::new(own)
-            .args(["serve", "--tls", "--discard", "--no-hashes"])
-            .args(["--app-secret", APP_SECRET])
-            .args([
-                "--known-hash",
-                &format!("{}:{}", archive.size, archive.hash),
-            ])
+            .args(["serve", "--tls", "--app-secret", APP_SECRET])
             .args(flags)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

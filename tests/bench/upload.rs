@@ -1,8 +1,9 @@
-//! This program beside rclone and Dropbox's Python SDK, sending the same file to the stand-in for Dropbox.
+//! This program beside rclone and Dropbox's Python SDK, sending the same file to the stand-in for Dropbox; and
+//! beside gzip and sha256sum, reading a backup again.
 //!
 //! `cargo bench --bench upload` runs all parts, `cargo bench --bench upload -- memory line` some of them.
 //! Everything goes over TLS under Dropbox's own host names, through the stand-in's `CONNECT`; the stand-in
-//! is a process of its own that neither keeps nor hashes, so that it is the clients that are measured.
+//! is a process of its own that neither keeps nor hashes what is only sent, so that it is the clients that are measured.
 //!
 //! Where other things run on the machine, only the ratios within one run mean something.
 
@@ -16,6 +17,7 @@ mod archive;
 mod clients;
 mod measure;
 mod parts;
+mod readback;
 mod server;
 mod tables;
 
@@ -36,13 +38,15 @@ use crate::tables::Bars;
 type Part = fn(&[Client], &mut Bars);
 
 /// What can be asked for by name, in the order it is run.
-const PARTS: [(&str, Part); 6] = [
+const PARTS: [(&str, Part); 8] = [
     ("startup", parts::startup),
     ("speed", parts::speed),
     ("line", parts::line),
     ("restart", parts::restart),
     ("memory", parts::memory),
     ("cache", parts::cache),
+    ("rehearse", readback::rehearse),
+    ("restore", readback::restore),
 ];
 
 fn main() -> ExitCode {
