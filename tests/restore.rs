@@ -1,5 +1,5 @@
 //! The way back as a user sees it: fetching, resuming, refusing, the plan. Putting it back into GitLab is
-//! in `restore_apply.rs`.
+//! in `restore_apply.rs`, `restore_resume.rs` and `restore_refuse.rs`.
 
 mod support;
 

@@ -9,3 +9,4 @@
 pub mod backup;
 pub mod dropbox;
 pub mod host;
+pub mod lost;
