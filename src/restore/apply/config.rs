@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, lstat, renameat, renameat_with};
 use rustix::io::Errno;
 
 use super::super::Halt;
@@ -30,21 +30,26 @@ impl Applying<'_> {
         }
         // An earlier call moved it, and did not come to note that it is done.
         if fs::symlink_metadata(&kept).is_err() {
-            rename(&etc, &kept).map_err(|error| {
-                let way_out = match error {
-                    Errno::BUSY | Errno::XDEV => {
-                        "it is a mount point: unmount it, or move what is in it away by hand, and unpack the config archive by hand"
-                    }
-                    _ => "run as root",
-                };
-                Halt::Failed(format!(
-                    "moving {} to {}: {error}\n  {way_out}",
-                    etc.display(),
-                    kept.display()
-                ))
-            })?;
+            if let Err(error) = rename(&etc, &kept) {
+                return Err(self.not_moved(&etc, &kept, error));
+            }
         }
         Ok(StepStatus::Ok)
+    }
+
+    /// Why the present one stays. What was noted beforehand is taken back: while it stands, no other backup could
+    /// be restored, although nothing was changed.
+    fn not_moved(&mut self, etc: &Path, kept: &Path, error: Errno) -> Halt {
+        let told = format!("moving {} to {}: {error}", etc.display(), kept.display());
+        if fs::symlink_metadata(kept).is_ok() {
+            // It was moved, and only whether it stays so over a power cut is not known.
+            return Halt::Failed(format!("{told}\n  see what is wrong with its disk"));
+        }
+        self.journal.kept = None;
+        if let Err(error) = self.journal.save(self.job.state) {
+            tracing::warn!("{error}");
+        }
+        Halt::Failed(format!("{told}; nothing was changed\n  {}", way_out(error)))
     }
 
     /// Unpacks the restored one.
@@ -125,11 +130,39 @@ fn make_anew(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
 }
 
+/// What can be done about a folder that cannot be moved beside itself.
+fn way_out(error: Errno) -> &'static str {
+    match error {
+        Errno::BUSY => {
+            "it is a mount point: unmount it, or move what is in it away by hand, and unpack the config archive by hand"
+        }
+        Errno::XDEV => {
+            "it is of another file system, as in an overlay or a container: copy it to that name by hand and remove it, and run the same command again"
+        }
+        Errno::ROFS => "make its file system writable, and run the same command again",
+        Errno::NOSPC | Errno::DQUOT => "make room there, and run the same command again",
+        Errno::ACCESS | Errno::PERM => "run as root",
+        _ => "move it away by hand, and run the same command again",
+    }
+}
+
 /// Gives a folder a name that is free, for good.
 fn rename(from: &Path, to: &Path) -> rustix::io::Result<()> {
-    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?;
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => rename_plainly(from, to)?,
+        renamed => renamed?,
+    }
     let synced = to.parent().map_or(Ok(()), sync_folder);
     synced.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+/// For a file system that does not know the flag: a folder can take the place of nothing but an empty folder, so
+/// nothing is lost even if one comes into being meanwhile.
+fn rename_plainly(from: &Path, to: &Path) -> rustix::io::Result<()> {
+    match lstat(to) {
+        Err(Errno::NOENT) => renameat(CWD, from, CWD, to),
+        found => found.and(Err(Errno::EXIST)),
+    }
 }
 
 #[cfg(test)]
@@ -148,5 +181,25 @@ mod tests {
         make_anew(&new).expect("made");
         assert_eq!(rename(&new, &etc), Err(Errno::EXIST));
         assert!(etc.join("half").exists());
+    }
+
+    #[test]
+    fn without_the_flag_nothing_is_replaced_either() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let (from, to) = (dir.path().join("x"), dir.path().join("y"));
+        make_anew(&from).expect("made");
+        fs::write(to.clone(), b"theirs").expect("written");
+        assert_eq!(rename_plainly(&from, &to), Err(Errno::EXIST));
+        fs::remove_file(&to).expect("removed");
+        assert_eq!(rename_plainly(&from, &to), Ok(()));
+        assert!(!from.exists() && to.is_dir());
+    }
+
+    #[test]
+    fn each_obstacle_has_its_way_out() {
+        assert!(way_out(Errno::BUSY).contains("unmount it"));
+        assert!(way_out(Errno::XDEV).contains("copy it"));
+        assert_eq!(way_out(Errno::PERM), "run as root");
+        assert!(!way_out(Errno::INVAL).contains("root"));
     }
 }
