@@ -14,7 +14,7 @@ use serde_json::Value;
 use support::backup::RealBackup;
 use support::dropbox::{Fault, Moment, What};
 use support::host::{Ended, Host};
-use support::lost::{APPLY, CALLS, ID, Snapshot, Terminal, calls, lost, names, steps};
+use support::lost::{APPLY, CALLS, DATA, ID, Lost, Snapshot, Terminal, calls, lost, names, steps};
 
 #[test]
 fn a_signal_is_heard_at_a_question() {
@@ -281,6 +281,67 @@ fn a_signal_ends_gitlabs_command_and_the_next_call_repeats_it() {
         steps(&ended)[8],
         ("restore_data".to_owned(), "failed".to_owned())
     );
+    let ended = lost.host.run(APPLY);
+    lost.assert_back(&ended);
+}
+
+/// Answers yes to so many questions, and waits for the next one.
+fn up_to_step(lost: &Lost, number: usize) -> Terminal {
+    let mut terminal = Terminal::start(&lost.host, "restore --apply --json");
+    for _ in 1..number {
+        assert!(terminal.asked(), "{}", terminal.shown);
+        terminal.answer("y\n");
+    }
+    assert!(terminal.asked(), "{}", terminal.shown);
+    terminal
+}
+
+#[test]
+fn a_data_archive_that_was_taken_away_after_it_was_placed_is_fetched_again() {
+    let lost = lost();
+    let archive = lost.host.path("var/opt/gitlab/backups").join(DATA);
+    // Between two calls, as when GitLab's keep time is over.
+    let terminal = up_to_step(&lost, 9);
+    terminal.signal(Signal::KILL);
+    terminal.end();
+    fs::remove_file(&archive).expect("placed");
+    let ended = lost.host.run(APPLY);
+    lost.assert_back(&ended);
+    assert!(
+        ended.err.contains("is no longer as it was placed"),
+        "{ended}"
+    );
+    let rows = steps(&ended);
+    assert_eq!(rows[5], ("place_data".to_owned(), "ok".to_owned()));
+    assert_eq!(rows[7].1, "done_before");
+    assert_eq!(ended.json()["archives"][1]["status"], "fetched");
+    assert_eq!(calls(&lost.host), CALLS);
+    // While the program waits for an answer.
+    lost.lose_again();
+    let mut terminal = up_to_step(&lost, 9);
+    fs::remove_file(&archive).expect("placed");
+    terminal.answer("a\n");
+    let ended = terminal.end();
+    lost.assert_back(&ended);
+    assert_eq!(ended.json()["archives"][1]["status"], "fetched");
+}
+
+#[test]
+fn a_data_archive_that_was_changed_after_it_was_placed_is_told_and_not_restored() {
+    let lost = lost();
+    let archive = lost.host.path("var/opt/gitlab/backups").join(DATA);
+    let terminal = up_to_step(&lost, 9);
+    terminal.signal(Signal::KILL);
+    terminal.end();
+    fs::write(&archive, b"cut off").expect("written");
+    let ended = lost.host.run(APPLY);
+    assert_eq!(ended.status, Some(1), "{ended}");
+    for word in [DATA, "it has 7 bytes", "move it away"] {
+        assert!(ended.err.contains(word), "{word}: {ended}");
+    }
+    assert_eq!(calls(&lost.host), CALLS[..3], "{ended}");
+    assert_eq!(fs::read(&archive).expect("kept"), b"cut off");
+    fs::remove_file(&archive).expect("moved away");
     let ended = lost.host.run(APPLY);
     lost.assert_back(&ended);
 }

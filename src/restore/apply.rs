@@ -181,6 +181,7 @@ impl Applying<'_> {
         report: &mut RestoreReport,
         confirm: &mut impl AsyncFnMut(&RunbookStep, usize, usize) -> bool,
     ) -> Result<(), Halt> {
+        self.notice_lost_data()?;
         report.steps = rows(self.steps());
         for row in &mut report.steps {
             if self.journal.has_done(row.step.step) {
@@ -272,10 +273,13 @@ impl Applying<'_> {
             Step::MoveConfig => return self.move_config(),
             Step::UnpackConfig => self.unpack_config().await?,
             Step::PlaceData => self.place_data()?,
+            Step::RestoreData => {
+                self.have_data_placed(report).await?;
+                self.run(step).await?;
+            }
             Step::Reconfigure
             | Step::StopPuma
             | Step::StopSidekiq
-            | Step::RestoreData
             | Step::ReconfigureAgain
             | Step::Start
             | Step::Check

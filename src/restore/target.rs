@@ -159,13 +159,20 @@ impl Owner {
         })
     }
 
+    /// Whether it is a file's.
+    pub(super) fn is_of(&self, file: &fs::Metadata) -> bool {
+        match self {
+            Owner::Caller => true,
+            Owner::Ids { user, group, .. } => (file.uid(), file.gid()) == (*user, *group),
+        }
+    }
+
     /// Makes an open file its own; whether it was another's until now. That it could not be done is a warning.
     pub(super) fn give(&self, file: &File, path: &Path) -> bool {
         let Owner::Ids { user, group, shown } = self else {
             return false;
         };
-        let is_owner = |metadata: fs::Metadata| (metadata.uid(), metadata.gid()) == (*user, *group);
-        if file.metadata().is_ok_and(is_owner) {
+        if file.metadata().is_ok_and(|metadata| self.is_of(&metadata)) {
             return false;
         }
         let why = if geteuid().is_root() {

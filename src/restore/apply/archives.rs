@@ -8,7 +8,7 @@ use rustix::process::geteuid;
 
 use super::super::download::{Present, copy, download, look};
 use super::super::part::begun;
-use super::super::report::{ArchiveStatus, RestoredArchive};
+use super::super::report::{ArchiveStatus, RestoreReport, RestoredArchive};
 use super::super::target::{Folder, Need, Owner, check_room, own};
 use super::super::unpack::look_through;
 use super::super::{Halt, Wish, in_the_way};
@@ -157,6 +157,50 @@ impl Applying<'_> {
                 copy(wish, &archive, &folder, &owner).await
             }
         }
+    }
+
+    /// Whether the data archive still lies where it was placed. Only its size and owner are asked for: it was proved
+    /// when it was placed, and on a Raspberry Pi reading it again takes long.
+    fn is_placed(&self) -> bool {
+        let wish = self.wish(ArchiveKind::Data);
+        let Ok(present) = fs::symlink_metadata(self.job.gitlab.data_dir.join(&wish.name)) else {
+            return false;
+        };
+        let owner = Owner::of(ArchiveKind::Data, self.job.gitlab);
+        present.is_file()
+            && present.len() == wish.size
+            && (!geteuid().is_root() || owner.is_of(&present))
+    }
+
+    /// Takes back that the data archive is placed, if somebody took it away since: GitLab itself does, when its keep
+    /// time is over. Whether it was taken back.
+    pub(super) fn notice_lost_data(&mut self) -> Result<bool, Halt> {
+        let journal = &self.journal;
+        let placed = journal.has_done(Step::PlaceData) && !journal.has_done(Step::RestoreData);
+        if !placed || self.is_placed() {
+            return Ok(false);
+        }
+        let name = self.wish(ArchiveKind::Data).name.clone();
+        tracing::warn!(
+            "{} is no longer as it was placed; it is looked at again, and fetched if need be",
+            self.job.gitlab.data_dir.join(name).display()
+        );
+        self.journal.done.retain(|step| *step != Step::PlaceData);
+        self.journal.save(self.job.state)?;
+        Ok(true)
+    }
+
+    /// Has the data archive in its place just before GitLab asks for it.
+    pub(super) async fn have_data_placed(
+        &mut self,
+        report: &mut RestoreReport,
+    ) -> Result<(), Halt> {
+        if self.notice_lost_data()? {
+            report.archives = self.obtain().await?;
+            self.place_data()?;
+            self.journal.finish(Step::PlaceData, self.job.state)?;
+        }
+        Ok(())
     }
 
     /// Gives the data archive its name and its owner.
