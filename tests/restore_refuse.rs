@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
-use support::lost::{APPLY, CONFIG, DATA, ID, Snapshot, calls, lost, skipped};
+use support::lost::{APPLY, CONFIG, DATA, ID, Snapshot, calls, lost, names, skipped};
 
 #[test]
 fn another_version_or_edition_is_told_before_anything_is_fetched() {
@@ -234,6 +234,42 @@ fn an_etc_gitlab_that_cannot_be_moved_is_told() {
     assert_eq!(calls(&lost.host), [""; 0]);
     assert!(!lost.host.path("state/restore.json").exists(), "{ended}");
     assert!(!lost.host.path("state/restore").exists(), "{ended}");
+    let ended = lost.host.run(APPLY);
+    lost.assert_back(&ended);
+}
+
+#[test]
+fn a_disk_without_room_for_unpacking_is_told_before_anything_is_changed() {
+    let lost = lost();
+    let folder = lost.host.path("var/opt/gitlab/backups");
+    // The archive itself fits.
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=300k", "tmpfs"])
+        .arg(&folder)
+        .stderr(Stdio::null())
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        skipped("a small disk cannot be mounted here; the figures are tested in restore::target");
+        return;
+    }
+    let etc = lost.host.gitlab_configuration();
+    let ended = lost.host.run("restore --apply --yes");
+    let left = names(&folder);
+    let unmounted = Command::new("umount").arg(&folder).status();
+    assert!(unmounted.is_ok_and(|status| status.success()));
+    assert_eq!(ended.status, Some(1), "{ended}");
+    for word in [
+        "(220.0 KiB to fetch, 220.0 KiB to unpack), and 300.0 KiB are free",
+        "nothing was changed",
+        "make room there",
+        &format!("gitlab-pi-backup restore {ID} --plan"),
+    ] {
+        assert!(ended.err.contains(word), "{word} is not in {ended}");
+    }
+    assert_eq!(left, [""; 0], "{ended}");
+    assert_eq!(lost.host.gitlab_configuration(), etc);
+    assert_eq!(calls(&lost.host), [""; 0]);
+    assert!(!lost.host.path("state/restore.json").exists(), "{ended}");
     let ended = lost.host.run(APPLY);
     lost.assert_back(&ended);
 }

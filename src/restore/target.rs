@@ -57,21 +57,6 @@ impl Folder {
         })
     }
 
-    /// Warns if GitLab will hardly find room to unpack an archive beside itself.
-    pub(super) fn warn_of_little_room(&self, archive: u64, to_fetch: u64) {
-        let free = self
-            .room()
-            .map_or(u64::MAX, |(_, free)| free.saturating_sub(to_fetch));
-        if free < archive {
-            tracing::warn!(
-                "GitLab unpacks the data archive in {}: it takes about {} there, and {} will be free",
-                self.path.display(),
-                Size(archive),
-                Size(free)
-            );
-        }
-    }
-
     /// Bytes that the file system still takes, and which one it is.
     fn room(&self) -> io::Result<(u64, u64)> {
         let room = fstatvfs(&self.open)?;
@@ -81,29 +66,66 @@ impl Folder {
 }
 
 /// What is still to be written into a folder, in bytes.
+#[derive(Clone, Copy)]
 pub(super) struct Need<'a> {
     pub(super) folder: &'a Folder,
     pub(super) bytes: u64,
 }
 
+/// A disk that cannot take all that is to be written there.
+struct Shortage<'a> {
+    /// The first of the folders there.
+    path: &'a Path,
+    /// In bytes, of all folders there.
+    needed: u64,
+    free: u64,
+}
+
 /// Looks whether everything fits, folders on one file system taken together.
-pub(super) fn check_room(needs: &[Need<'_>]) -> Result<(), String> {
-    let mut disks: Vec<(u64, u64, u64, &Path)> = Vec::new();
+fn shortage<'a>(needs: &[Need<'a>]) -> Result<Option<Shortage<'a>>, String> {
+    let mut disks: Vec<(u64, Shortage<'a>)> = Vec::new();
     for need in needs {
         let path = need.folder.path.as_path();
         let (device, free) = need
             .folder
             .room()
             .map_err(|error| format!("asking {} for free space: {error}", path.display()))?;
+        let needed = need.bytes;
         match disks.iter_mut().find(|disk| disk.0 == device) {
-            Some(disk) => disk.2 += need.bytes,
-            None => disks.push((device, free, need.bytes, path)),
+            Some((_, disk)) => disk.needed += needed,
+            None => disks.push((device, Shortage { path, needed, free })),
         }
     }
-    match disks.iter().find(|(_, free, bytes, _)| bytes > free) {
-        None => Ok(()),
-        Some((_, free, bytes, path)) => Err(too_little(path, *bytes, *free)),
-    }
+    let mut disks = disks.into_iter().map(|(_, disk)| disk);
+    Ok(disks.find(|disk| disk.needed > disk.free))
+}
+
+/// Refuses what does not fit.
+pub(super) fn check_room(needs: &[Need<'_>]) -> Result<(), String> {
+    shortage(needs)?.map_or(Ok(()), |short| {
+        Err(too_little(short.path, short.needed, short.free))
+    })
+}
+
+/// What there is to say if GitLab has no room for unpacking the data archive, which it does beside it, when
+/// everything else, which fits, is there: it would fail in the middle, with its database gone.
+pub(super) fn no_room_to_unpack(
+    needs: &[Need<'_>],
+    unpacking: Need<'_>,
+) -> Result<Option<String>, String> {
+    let (folder, bytes) = (unpacking.folder.path.as_path(), unpacking.bytes);
+    let mut all: Vec<Need<'_>> = needs.to_vec();
+    all.push(unpacking);
+    Ok(shortage(&all)?.map(|short| {
+        format!(
+            "GitLab unpacks the data archive beside itself: {} are needed in {} ({} to fetch, {} to unpack), and {} are free there",
+            Size(short.needed),
+            folder.display(),
+            Size(short.needed - bytes),
+            Size(bytes),
+            Size(short.free)
+        )
+    }))
 }
 
 /// What is told when something does not fit.
@@ -249,6 +271,28 @@ mod tests {
             error.contains(&format!("{} are free", Size(free))[..4]),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_cannot_be_unpacked_is_told_with_what_is_to_be_fetched() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let folder = Folder::open(dir.path()).expect("there");
+        let (_, free) = folder.room().expect("a figure");
+        let told = |fetching: u64, unpacking: u64| {
+            let need = |bytes| Need {
+                folder: &folder,
+                bytes,
+            };
+            no_room_to_unpack(&[need(fetching)], need(unpacking)).expect("asked")
+        };
+        assert_eq!(told(1, 1), None);
+        let half = free / 4 * 3;
+        assert_eq!(told(half, 0), None);
+        assert_eq!(told(0, half), None);
+        let told = told(half, half).expect("one alone fits, not both");
+        let figures = format!("({} to fetch, {} to unpack)", Size(half), Size(half));
+        assert!(told.contains(&figures), "{told}");
+        assert!(told.contains(&Size(half * 2).to_string()), "{told}");
     }
 
     #[test]

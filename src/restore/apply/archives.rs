@@ -9,7 +9,7 @@ use rustix::process::geteuid;
 use super::super::download::{Present, copy, download, look};
 use super::super::part::begun;
 use super::super::report::{ArchiveStatus, RestoreReport, RestoredArchive};
-use super::super::target::{Folder, Need, Owner, check_room, own};
+use super::super::target::{Folder, Need, Owner, check_room, no_room_to_unpack, own};
 use super::super::unpack::look_through;
 use super::super::{Halt, Wish, in_the_way};
 use super::{Applying, Journal, Step};
@@ -56,13 +56,19 @@ impl Applying<'_> {
                 Present::Same => 0,
                 _ => data.size - begun(&data, &data_dir),
             };
-            data_dir.warn_of_little_room(data.size, bytes);
             needs.push(Need {
                 folder: &data_dir,
                 bytes,
             });
         }
         check_room(&needs)?;
+        if !self.journal.has_done(Step::RestoreData) {
+            let unpacking = Need {
+                folder: &data_dir,
+                bytes: data.size,
+            };
+            self.check_room_to_unpack(&needs, unpacking)?;
+        }
         let mut config_row = row(&config, self.job.gitlab.folder(ArchiveKind::Config));
         if needs_config {
             if here == Present::Nothing {
@@ -79,6 +85,23 @@ impl Applying<'_> {
             self.data = Some(fetched.part);
         }
         Ok(vec![config_row, data_row])
+    }
+
+    /// A restore that has changed something is not held up: what GitLab unpacked before it was interrupted takes room,
+    /// too, and is written over.
+    fn check_room_to_unpack(&self, needs: &[Need<'_>], unpacking: Need<'_>) -> Result<(), Halt> {
+        match no_room_to_unpack(needs, unpacking)? {
+            None => Ok(()),
+            Some(told) if self.journal.has_changed_something() => {
+                tracing::warn!("{told}");
+                Ok(())
+            }
+            Some(told) => Err(Halt::Failed(format!(
+                "{told}; nothing was changed\n  \
+                 make room there, or restore by hand: gitlab-pi-backup restore {} --plan",
+                self.journal.backup_id
+            ))),
+        }
     }
 
     /// Whether the config archive waits already, or can be had from its folder on this machine.
