@@ -29,10 +29,10 @@ impl Applying<'_> {
             self.journal.save(self.job.state)?;
         }
         // An earlier call moved it, and did not come to note that it is done.
-        if fs::symlink_metadata(&kept).is_err() {
-            if let Err(error) = rename(&etc, &kept) {
-                return Err(self.not_moved(&etc, &kept, error));
-            }
+        if fs::symlink_metadata(&kept).is_err()
+            && let Err(error) = rename(&etc, &kept)
+        {
+            return Err(self.not_moved(&etc, &kept, error));
         }
         Ok(StepStatus::Ok)
     }
