@@ -5,7 +5,7 @@
 //! whose tag every YAML library refuses. So only what Psych can write for these keys is read, and every
 //! line that is not of that form is a fault with its number.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
 /// What `backup_information.yml` says, as far as anybody needs it.
@@ -26,6 +26,8 @@ pub struct Information {
     pub tar_version: Option<String>,
     /// The parts GitLab was told to leave out, in its own words.
     pub skipped: Vec<String>,
+    /// Whether gitaly keeps the repositories itself, elsewhere: `true` or `false`.
+    pub repositories_server_side: Option<String>,
     /// Keys that stand in it, in their order, without their colons.
     pub keys: Vec<String>,
 }
@@ -54,6 +56,12 @@ const KEYS: [&str; 12] = [
     "full_backup_id",
 ];
 
+/// The Ruby classes whose objects GitLab lets this file bring, besides those that have no tag.
+const TAGS: [&str; 2] = [
+    "!ruby/object:ActiveSupport::TimeWithZone",
+    "!ruby/object:ActiveSupport::TimeZone",
+];
+
 /// The keys that every version of GitLab since 9 writes, whatever their values.
 const KEYS_OF_ALL_VERSIONS: [&str; 5] = [
     "db_version",
@@ -67,8 +75,13 @@ impl Information {
     /// Reads the whole text.
     pub fn parse(text: &[u8]) -> Result<Information, UnreadableLine> {
         let mut information = Information::default();
-        // The key whose value is being read, and where in it the reader stands.
+        // The key whose value goes on in indented lines.
         let mut current: Option<String> = None;
+        // Psych ends the last line, too.
+        let lines = text.split(|byte| *byte == b'\n').count();
+        if !text.ends_with(b"\n") {
+            return Err(UnreadableLine(lines));
+        }
         for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
             let unreadable = UnreadableLine(index + 1);
             let line = str::from_utf8(line).map_err(|_| unreadable)?;
@@ -79,9 +92,15 @@ impl Information {
             if line.trim().is_empty() || line.starts_with('#') || (line == "---" && index == 0) {
                 continue;
             }
+            let mut tags = line.split(' ').filter(|word| word.starts_with('!'));
+            if !tags.all(|tag| TAGS.contains(&tag)) {
+                return Err(unreadable);
+            }
             let nested = line.starts_with([' ', '-']);
             if let (true, Some(key)) = (nested, &current) {
-                information.nested(key, line.trim_start());
+                information
+                    .nested(key, line.trim_start())
+                    .ok_or(unreadable)?;
                 continue;
             }
             let (key, value) = key_and_value(line).ok_or(unreadable)?;
@@ -90,7 +109,9 @@ impl Information {
             }
             information.keys.push(key.to_owned());
             information.set(key, scalar(value).ok_or(unreadable)?);
-            current = Some(key.to_owned());
+            // A time goes on only if it is an object.
+            let goes_on = key != "backup_created_at" || value.ends_with(TAGS[0]);
+            current = goes_on.then(|| key.to_owned());
         }
         Ok(information)
     }
@@ -135,6 +156,12 @@ impl Information {
         if has("db_version") && !self.db_version.as_ref().is_some_and(digits) {
             faults.push("`:db_version:` is no number".to_owned());
         }
+        if !matches!(
+            self.repositories_server_side.as_deref(),
+            None | Some("true" | "false")
+        ) {
+            faults.push("`:repositories_server_side:` is neither true nor false".to_owned());
+        }
         faults.extend(self.contradiction());
         faults
     }
@@ -144,32 +171,21 @@ impl Information {
         self.full_backup_id.is_some() && self.full_backup_id != self.backup_id
     }
 
-    /// GitLab makes the ID from time and version: `1702758583_2023_12_16_16.5.1`. An ID by `BACKUP=`
-    /// says nothing.
+    /// GitLab makes the ID from time and version, `1702758583_2023_12_16_16.5.1`, with the date in a zone of
+    /// its own. Any other ID is by `BACKUP=` and says nothing, unless it is almost that one.
     fn contradiction(&self) -> Option<String> {
-        let mut words = self.backup_id.as_deref()?.splitn(5, '_');
-        let stamp: i64 = words
-            .next()
-            .filter(|stamp| stamp.len() == 10)?
-            .parse()
-            .ok()?;
-        let version = words.nth(3).filter(|version| is_version(version))?;
-        if self
-            .gitlab_version
-            .as_deref()
-            .is_some_and(|own| own != version)
-        {
-            return Some("`:backup_id:` and `:gitlab_version:` contradict each other".to_owned());
-        }
-        if self
-            .created_at
-            .is_some_and(|time| time.timestamp() != stamp)
-        {
-            return Some(
-                "`:backup_id:` and `:backup_created_at:` contradict each other".to_owned(),
-            );
-        }
-        None
+        let (id, version) = (self.backup_id.as_deref()?, self.gitlab_version.as_deref()?);
+        let time = self.created_at?;
+        let stamp = format!("{:010}_", time.timestamp());
+        let (start, rest) = id.split_at_checked(stamp.len())?;
+        let (date, end) = rest.split_at_checked("2023_12_16".len())?;
+        let expected = format!("{stamp}_{version}");
+        let found = format!("{start}{end}");
+        let date = NaiveDate::parse_from_str(date, "%Y_%m_%d").ok();
+        let days = date.map(|date| (date - time.date_naive()).num_days().abs());
+        let is_made_of_them = found == expected && days.is_some_and(|days| days <= 1);
+        (!is_made_of_them && (found == expected || almost_equal(&found, &expected)))
+            .then(|| "`:backup_id:` does not fit the other lines".to_owned())
     }
 
     fn set(&mut self, key: &str, value: &str) {
@@ -181,22 +197,25 @@ impl Information {
             "backup_created_at" => self.created_at = time(value),
             "db_version" => self.db_version = text,
             "tar_version" => self.tar_version = text,
+            "repositories_server_side" => self.repositories_server_side = text,
             "skipped" => self.skipped = words(value).collect(),
             _ => {}
         }
     }
 
     /// A line that belongs to the value of `key`: an item of a list, a field of the time, a folded text.
-    fn nested(&mut self, key: &str, line: &str) {
+    fn nested(&mut self, key: &str, line: &str) -> Option<()> {
         match key {
             "skipped" => self.skipped.extend(words(line)),
-            "backup_created_at" => {
-                if let Some(utc) = line.strip_prefix("utc:") {
-                    self.created_at = time(utc);
-                }
-            }
+            "backup_created_at" => match line.split_once(": ")? {
+                ("utc", utc) => self.created_at = time(utc),
+                ("zone", zone) if without_anchor(zone) == TAGS[1] => {}
+                ("name" | "time", _) => {}
+                _ => return None,
+            },
             _ => {}
         }
+        Some(())
     }
 }
 
@@ -232,16 +251,18 @@ fn words(line: &str) -> impl Iterator<Item = String> {
 
 /// `2024-12-18 19:00:04.123456789 Z`, perhaps with an anchor before it.
 fn time(text: &str) -> Option<DateTime<Utc>> {
-    let text = text.trim();
-    let text = match text.strip_prefix('&') {
-        Some(anchored) => anchored.split_once(' ')?.1,
-        None => text,
-    };
+    let text = without_anchor(text.trim());
     let (time, zone) = text.rsplit_once(' ')?;
     let zone = if zone == "Z" { "+00:00" } else { zone };
     DateTime::parse_from_str(&format!("{time} {zone}"), "%Y-%m-%d %H:%M:%S%.f %:z")
         .ok()
         .map(|time| time.to_utc())
+}
+
+/// `&1 text`
+fn without_anchor(text: &str) -> &str {
+    let anchored = text.strip_prefix('&').and_then(|text| text.split_once(' '));
+    anchored.map_or(text, |(_, text)| text)
 }
 
 /// `17.8.2`, `16.5.0-ee`, `15.0.0-rc1-ee`.
@@ -342,6 +363,13 @@ mod tests {
             (OF_17_8.replace(":tar_version", ":gitlab_version"), 8),
             (OF_17_8.replace(":db_version:", " db_version:"), 1),
             (format!("{OF_17_8}\0\0\0"), 17),
+            (OF_17_8.trim_end().to_owned(), 16),
+            (String::new(), 1),
+            (OF_17_8.replace("TimeWithZone", "TimeWithZonf"), 2),
+            (OF_17_8.replace("::TimeZone", "::TimeZnne"), 4),
+            (OF_17_8.replace("  zone:", "  zonf:"), 4),
+            (OF_17_8.replace("zone: !", "zone:  "), 4),
+            (OF_17_8.replace("at: !", "at:  "), 3),
         ] {
             assert_eq!(
                 Information::parse(damage.as_bytes()),
@@ -370,7 +398,7 @@ mod tests {
             (
                 ":gitlab_version: 17.8.2",
                 ":gitlab_version: 17.8.3",
-                "contradict",
+                "does not fit",
             ),
             (
                 ":gitlab_version: 17.8.2",
@@ -378,8 +406,13 @@ mod tests {
                 "is no version",
             ),
             ("utc: 2025-02-12", "utc: 2025-92-12", "is no time"),
-            ("utc: 2025-02-12", "utc: 2025-02-11", "contradict"),
+            (
+                "03.123456789 Z\n  zone",
+                "02.123456789 Z\n  zone",
+                "does not fit",
+            ),
             ("20241218190004", "2024x218190004", "is no number"),
+            ("side: false", "side: falsd", "neither true nor false"),
             (
                 ":backup_id:",
                 ":backup_ie:",
@@ -393,6 +426,15 @@ mod tests {
                 faults.iter().any(|found| found.contains(fault)),
                 "{to}: {faults:?}"
             );
+        }
+        for id in [
+            "1739332803_2025_02_13_17.8.2",
+            "nightly",
+            "1739332803_2025_02_12_17.8.2-mine",
+        ] {
+            let text = OF_17_8.replace("1739332803_2025_02_12_17.8.2", id);
+            let read = Information::parse(text.as_bytes()).expect("readable");
+            assert_eq!(read.faults(), [""; 0], "{id}");
         }
         let later = format!("{OF_17_8}:a_key_of_the_future: 1\n");
         assert_eq!(

@@ -164,8 +164,13 @@ pub(super) fn is_null(oid: &[u8]) -> bool {
     oid.iter().all(|digit| *digit == b'0')
 }
 
-/// What `git check-ref-format --allow-onelevel` allows.
+/// Whether `git bundle create --all` and `git show-ref --head` can name this: HEAD, or what stands below
+/// `refs` and is as `git check-ref-format` allows.
 pub fn is_ref_name(name: &[u8]) -> bool {
+    name == b"HEAD" || name.starts_with(b"refs/") && is_well_formed(name)
+}
+
+fn is_well_formed(name: &[u8]) -> bool {
     let holds = |needle: &[u8]| name.windows(needle.len()).any(|window| window == needle);
     let forbidden = |byte: &u8| *byte <= b' ' || *byte == 0x7f || b"~^:?*[\\".contains(byte);
     let component =
@@ -173,7 +178,6 @@ pub fn is_ref_name(name: &[u8]) -> bool {
     !name.iter().any(forbidden)
         && !holds(b"..")
         && !holds(b"@{")
-        && name != b"@"
         && !name.ends_with(b".")
         && name.split(|byte| *byte == b'/').all(component)
 }
@@ -332,6 +336,8 @@ mod tests {
                 "object ID",
             ),
             (" refs/heads/main", "\trefs/heads/main", "reference"),
+            (" HEAD", " HEAX", "reference"),
+            (" refs/heads/main", " sefs/heads/main", "reference"),
             (" refs/heads/main", " refs/heads/ma~n", "reference"),
             (" refs/heads/main", " refs/heads/../n", "reference"),
             (" refs/heads/main", " refs/heads/.hid", "reference"),

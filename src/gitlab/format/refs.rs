@@ -74,16 +74,15 @@ fn parts(line: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Compares the lines of a list with those of a bundle's header.
 pub fn compare(list: &[u8], header: &[u8]) -> Agreement {
     let lines = |text| <[u8]>::split(text, |byte| *byte == b'\n').filter_map(parts);
-    let bundled: HashMap<_, _> = lines(header).map(|(oid, name)| (name, oid)).collect();
-    let mut common = 0;
+    let mut bundled: HashMap<_, _> = lines(header).map(|(oid, name)| (name, oid)).collect();
     let mut agreement = Agreement::Same;
+    let mut listed_only = Vec::new();
     for (oid, name) in lines(list) {
-        let Some(other) = bundled.get(name) else {
-            agreement = Agreement::Moved;
+        let Some(other) = bundled.remove(name) else {
+            listed_only.push((oid, name));
             continue;
         };
-        common += 1;
-        let differing = oid.iter().zip(*other).filter(|(a, b)| a != b).count();
+        let differing = oid.iter().zip(other).filter(|(a, b)| a != b).count();
         if oid.len() != other.len() || (1..=ALMOST_EQUAL).contains(&differing) {
             return Agreement::Damaged;
         }
@@ -91,11 +90,29 @@ pub fn compare(list: &[u8], header: &[u8]) -> Agreement {
             agreement = Agreement::Moved;
         }
     }
-    if common < bundled.len() {
-        Agreement::Moved
-    } else {
-        agreement
+    if listed_only.is_empty() && bundled.is_empty() {
+        return agreement;
     }
+    // What is left in `bundled` is in the bundle only.
+    for (name, oid) in bundled {
+        let twin =
+            |&(other_oid, other): &(&[u8], &[u8])| oid == other_oid && has_flipped_bit(name, other);
+        if listed_only.iter().any(twin) {
+            return Agreement::Damaged;
+        }
+    }
+    Agreement::Moved
+}
+
+/// Whether two names differ in one bit of one letter. Digits do not count: GitLab numbers references that
+/// come and go all the time (`refs/pipelines/1`).
+fn has_flipped_bit(a: &[u8], b: &[u8]) -> bool {
+    let mut differing = a.iter().zip(b).filter(|(a, b)| a != b);
+    let (first, second) = (differing.next(), differing.next());
+    let flipped = |(a, b): (&u8, &u8)| {
+        (a ^ b).is_power_of_two() && !(a.is_ascii_digit() && b.is_ascii_digit())
+    };
+    a.len() == b.len() && second.is_none() && first.is_some_and(flipped)
 }
 
 #[cfg(test)]
@@ -159,6 +176,16 @@ mod tests {
             Agreement::Moved
         );
         assert_eq!(compare("312ca8", "312ca9"), Agreement::Damaged);
+        assert_eq!(compare("refs/tags/v1", "refs/tags/w1"), Agreement::Damaged);
+        assert_eq!(compare("refs/tags/v1", "refs/tags/v3"), Agreement::Moved);
+        assert_eq!(compare("refs/tags/v1", "refs/tags/x1"), Agreement::Moved);
+        assert_eq!(
+            compare(
+                "9e1c2b7d80ebafc3dfe3f20b454b5099aff530e1 refs/tags/v1",
+                &format!("{pushed} refs/tags/w1")
+            ),
+            Agreement::Moved
+        );
         assert_eq!(super::compare(b"", LIST.as_bytes()), Agreement::Moved);
     }
 }
