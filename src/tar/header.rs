@@ -250,16 +250,18 @@ fn whole_seconds(value: &[u8]) -> Option<i64> {
 
 /// The sum of all bytes, the checksum field itself taken as blanks; some old programs add signed bytes.
 fn checksum_is_right(header: &Block) -> bool {
-    let blanked = |i: usize| {
-        if (148..156).contains(&i) {
-            b' '
-        } else {
-            header[i]
-        }
+    let bytes = || {
+        header[..148]
+            .iter()
+            .chain(b"        ")
+            .chain(&header[156..])
     };
-    let unsigned: u64 = (0..512).map(|i| u64::from(blanked(i))).sum();
-    let signed: i64 = (0..512).map(|i| i64::from(blanked(i).cast_signed())).sum();
-    number(&header[148..156]).is_some_and(|sum| sum == unsigned || i64::try_from(sum) == Ok(signed))
+    let Some(stated) = number(&header[148..156]) else {
+        return false;
+    };
+    let unsigned: u64 = bytes().map(|byte| u64::from(*byte)).sum();
+    let signed = || -> i64 { bytes().map(|byte| i64::from(byte.cast_signed())).sum() };
+    stated == unsigned || i64::try_from(stated) == Ok(signed())
 }
 
 /// Octal digits, or base 256 where the first bit is set.

@@ -109,15 +109,10 @@ impl<R: Read> TarStream<R> {
     /// Reads to the end of the input, whatever follows.
     pub fn finish(mut self) -> Result<End, TarError> {
         let mut has_data_behind = false;
-        loop {
-            let piece = filled(&mut self.input)?;
-            let len = piece.len();
-            if len == 0 {
-                break;
-            }
-            has_data_behind |= self.state == State::Closed && piece.iter().any(|byte| *byte != 0);
-            self.input.consume(len);
-            self.position += len as u64;
+        while !self.has_ended()? {
+            let piece = self.input.buffer();
+            has_data_behind |= self.state == State::Closed && !is_zero(piece);
+            self.advance(piece.len() as u64);
         }
         Ok(End {
             len: self.position,
@@ -196,6 +191,14 @@ impl<R: Read> Blocks for TarStream<R> {
     fn damaged(&self, offset: u64, what: &str) -> TarError {
         TarError::Damaged(format!("no whole tar: it {what} at byte {offset}"))
     }
+}
+
+/// Block by block, as whole slices are compared faster than bytes.
+fn is_zero(bytes: &[u8]) -> bool {
+    let zeros: Block = [0; 512];
+    bytes
+        .chunks(512)
+        .all(|piece| *piece == zeros[..piece.len()])
 }
 
 /// What is in the buffer, read anew if that is nothing; nothing at the end of the input.
