@@ -6,6 +6,7 @@
 //! and the input is always read to its end.
 
 pub mod backup;
+mod compare;
 mod config;
 mod data;
 mod git;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 use self::config::Config;
 use self::data::Data;
 use self::git::Git;
-use self::verdict::{Examples, PartStatus, PartVerdict};
+use self::verdict::{Examples, PartStatus, PartVerdict, counted};
 use crate::archive::ArchiveKind;
 use crate::content_hash::{ContentHasher, Digest};
 use crate::gitlab::contents::Contents;
@@ -121,7 +122,7 @@ pub fn examine(
         }
     }
     if let Some(expected) = &options.expected {
-        compare(&mut examination, expected);
+        compare::compare(&mut examination, expected);
     }
     Ok(examination)
 }
@@ -170,80 +171,11 @@ fn walk(input: &mut dyn Read, parts: &mut Parts) -> PartVerdict {
         flaws.push("no whole tar: it has no member");
     }
     if flaws.is_empty() {
-        PartVerdict::ok("tar", format!("{members} members, {}", Size(len)))
+        let members = counted(members, "member", "members");
+        PartVerdict::ok("tar", format!("{members}, {}", Size(len)))
     } else {
         PartVerdict::failed("tar", flaws.to_string())
     }
-}
-
-/// Says where an archive is not what it was.
-fn compare(examination: &mut Examination, expected: &Expected) {
-    let mut differ = |part: &str, differs: bool, figures: String| {
-        let verdicts = &mut examination.verdicts;
-        match verdicts.iter_mut().find(|verdict| verdict.part == part) {
-            Some(verdict) if differs => {
-                verdict.status = PartStatus::Failed;
-                verdict.detail = format!("{}; {figures}", verdict.detail);
-            }
-            Some(_) => {}
-            None if differs => verdicts.push(PartVerdict::failed(part, figures)),
-            None => verdicts.push(PartVerdict::ok(part, "as it was stored")),
-        }
-    };
-    let figures = |is: &dyn std::fmt::Display, was: &dyn std::fmt::Display| {
-        format!("{is} now, {was} when it was stored")
-    };
-    let (size, hash) = (examination.size, examination.content_hash);
-    differ(
-        "size",
-        size != expected.size,
-        figures(&size, &expected.size),
-    );
-    differ(
-        "hash",
-        hash != expected.content_hash,
-        figures(&hash, &expected.content_hash),
-    );
-    let (Some(was), is) = (&expected.contents, examination.contents.clone()) else {
-        return;
-    };
-    let mut parts = Examples::default();
-    for part in is.parts.keys().chain(
-        was.parts
-            .keys()
-            .filter(|part| !is.parts.contains_key(*part)),
-    ) {
-        let size = |contents: &Contents| contents.parts.get(part).copied();
-        if size(&is) != size(was) {
-            let shown = |size: Option<u64>| {
-                size.map_or_else(|| "absent".to_owned(), |size| size.to_string())
-            };
-            parts.push(&format!(
-                "{part}: {}",
-                figures(&shown(size(&is)), &shown(size(was)))
-            ));
-        }
-    }
-    differ("parts", !parts.is_empty(), parts.to_string());
-    let counts = |contents: &Contents| {
-        format!(
-            "{} repositories and {} bundles",
-            contents.repositories, contents.bundles
-        )
-    };
-    let same = (is.repositories, is.bundles) == (was.repositories, was.bundles);
-    differ("repositories", !same, figures(&counts(&is), &counts(was)));
-    let skipped = |contents: &Contents| {
-        let mut words = contents.skipped.clone();
-        words.sort();
-        words
-    };
-    let shown = |contents: &Contents| format!("[{}]", skipped(contents).join(","));
-    differ(
-        "skipped",
-        skipped(&is) != skipped(was),
-        figures(&shown(&is), &shown(was)),
-    );
 }
 
 /// Hashes what is read through it, and keeps the first error.

@@ -57,3 +57,55 @@ fn verdict(part: &str, name: &str, found: Option<Result<(), Flaw>>) -> PartVerdi
         Some(Err(Flaw::Unjudged(why))) => PartVerdict::skipped(part, format!("{name}: {why}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::verdict::PartStatus;
+    use super::*;
+
+    fn entry(path: &str, kind: EntryKind) -> Entry {
+        Entry {
+            path: path.into(),
+            kind,
+            size: 0,
+            link: Vec::new(),
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            uname: Vec::new(),
+            gname: Vec::new(),
+            mtime: 0,
+            is_sparse: false,
+        }
+    }
+
+    #[test]
+    fn both_files_are_looked_for_where_a_restore_puts_them() {
+        let secrets =
+            r#"{"gitlab_rails":{"db_key_base":"a","secret_key_base":"b","otp_key_base":"c"}}"#;
+        let status = |root: &str, kind: EntryKind| {
+            let mut config = Config::default();
+            for (name, text) in [("gitlab-secrets.json", secrets), ("gitlab.rb", "a 'b'\n")] {
+                config.member(&entry(&format!("{root}{name}"), kind), &mut text.as_bytes());
+            }
+            config
+                .verdicts()
+                .into_iter()
+                .map(|verdict| verdict.status)
+                .collect::<Vec<_>>()
+        };
+        use PartStatus::{Failed, Ok, Skipped, Warning};
+        assert_eq!(status("/etc/gitlab/", EntryKind::File), [Ok, Ok]);
+        assert_eq!(status("etc/gitlab/", EntryKind::File), [Ok, Ok]);
+        assert_eq!(
+            status("/etc/gitlab/old/", EntryKind::File),
+            [Failed, Failed]
+        );
+        assert_eq!(status("/etc/gitlab/", EntryKind::Folder), [Failed, Failed]);
+        // Two names of one file: the contents stand at the first.
+        assert_eq!(
+            status("/etc/gitlab/", EntryKind::HardLink),
+            [Warning, Skipped]
+        );
+    }
+}

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read};
 
 use super::git::Git;
 use super::repositories::Repositories;
-use super::verdict::{Examples, PartVerdict};
+use super::verdict::{Examples, PartVerdict, counted};
 use crate::gitlab::contents::{Contents, ContentsCounter, PARTS, below_top, part_of};
 use crate::gitlab::format::compressed::expand;
 use crate::gitlab::format::{Flaw, dump, whole_tar};
@@ -112,11 +112,12 @@ impl Data {
         let mut verdicts = vec![on_information(self.information.as_ref(), version)];
         let skipped = |part: &str| contents.skipped.iter().any(|skipped| skipped == part);
         let absent = |part: &str| {
-            if skipped(part) {
-                PartVerdict::skipped(part, "left out by SKIP")
+            let how = if skipped(part) {
+                ""
             } else {
-                PartVerdict::skipped(part, format!("{part} absent, though not left out by SKIP"))
-            }
+                "absent, though not "
+            };
+            PartVerdict::skipped(part, format!("{how}left out by SKIP"))
         };
         verdicts.push(match self.dumps.verdict() {
             Some(verdict) => verdict,
@@ -186,7 +187,7 @@ impl Dumps {
 /// A compressed tar, to its last byte.
 fn packed(contents: &mut dyn BufRead) -> Result<String, Flaw> {
     let members = whole_tar(&mut expand(contents)?)?;
-    Ok(format!("{members} members"))
+    Ok(counted(members, "member", "members"))
 }
 
 fn expanded(contents: &mut dyn BufRead) -> Result<(), Flaw> {
@@ -248,4 +249,53 @@ fn is_made_by(told: Option<&Information>, part: &str) -> bool {
         .map(|number| number.parse().unwrap_or(0_u32));
     let mut next = || numbers.next().unwrap_or(0);
     (next(), next()) >= since
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_missed_only_in_versions_that_make_them() {
+        let told = |version: &str| Information {
+            gitlab_version: Some(version.to_owned()),
+            ..Information::default()
+        };
+        for (part, version, made) in [
+            ("uploads", "8.0.0", true),
+            ("ci_secure_files", "16.0.9", false),
+            ("ci_secure_files", "16.1.0-ee", true),
+            ("external_diffs", "17.0.5", false),
+            ("external_diffs", "18.0.0", true),
+            ("external_diffs", "nonsense", false),
+        ] {
+            assert_eq!(
+                is_made_by(Some(&told(version)), part),
+                made,
+                "{part} {version}"
+            );
+        }
+        assert!(!is_made_by(None, "external_diffs"));
+    }
+
+    #[test]
+    fn the_version_in_the_name_must_be_the_one_inside() {
+        let text = b":db_version: '1'\n:backup_created_at: 2019-03-04 05:06:07 Z\n:gitlab_version: 11.8.0\n\
+                     :tar_version: tar\n:skipped: ''\n";
+        let told = Information::parse(text).map_err(|_| String::new());
+        let status = |version| on_information(Some(&told), version);
+        assert_eq!(
+            status(None),
+            PartVerdict::ok("information", "GitLab 11.8.0")
+        );
+        assert_eq!(status(Some("11.8.0")), status(None));
+        let other = status(Some("11.8.1"));
+        assert!(
+            other
+                .detail
+                .ends_with("it is of GitLab 11.8.0, its name says 11.8.1"),
+            "{}",
+            other.detail
+        );
+    }
 }

@@ -3,37 +3,33 @@
 //! A bundle lies in the scratch folder only while git reads it. Of an incremental backup all bundles have to
 //! be kept until the last has been seen, as their order in the archive is anybody's guess.
 
+mod process;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
 use std::time::Duration;
 
+use self::process::Program;
 use super::repositories::step_number;
-use super::verdict::{Examples, PartVerdict};
+use super::verdict::{Examples, PartVerdict, counted};
 use crate::content_hash::Digest;
 use crate::gitlab::format::Flaw;
 use crate::gitlab::format::bundle::{self, Bundle};
 
 /// A git command that takes longer is ended.
 const TIMEOUT: Duration = Duration::from_hours(1);
-/// Of what git says, no more than this is kept, in bytes.
-const LONGEST_WORDS: u64 = 4096;
 /// What `git fsck` ends with when old objects are not as today's git writes them, but nothing is missing or
 /// unreadable.
 const FSCK_COMPLAINS: i32 = 1;
 
 /// Runs git on bundles, in a folder of its own that is removed at the end.
 pub(super) struct Git {
-    program: PathBuf,
-    timeout: Duration,
+    program: Program,
     folder: PathBuf,
     /// Whether a repository can have more than one bundle.
     incremental: bool,
@@ -44,10 +40,10 @@ pub(super) struct Git {
 impl Git {
     /// The error says why git cannot be used, and what can be done.
     pub(super) fn begin(scratch: &Path) -> Result<Git, String> {
-        Git::begin_with(PathBuf::from("git"), TIMEOUT, scratch)
+        Git::begin_with(PathBuf::from("git"), scratch)
     }
 
-    fn begin_with(program: PathBuf, timeout: Duration, scratch: &Path) -> Result<Git, String> {
+    fn begin_with(path: PathBuf, scratch: &Path) -> Result<Git, String> {
         let folder = own_folder(scratch).map_err(|error| {
             let scratch = scratch.display();
             format!(
@@ -55,14 +51,17 @@ impl Git {
             )
         })?;
         let git = Git {
-            program,
-            timeout,
+            program: Program {
+                path,
+                timeout: TIMEOUT,
+                folder: folder.clone(),
+            },
             folder,
             incremental: true,
             repositories: 0,
             failed: Examples::default(),
         };
-        let version = git.run(&[OsStr::new("version")]);
+        let version = git.program.run(&[OsStr::new("version")]);
         match version {
             Ok(ended) if ended.status.success() => Ok(git),
             Ok(ended) => Err(format!("git does not run: {}", ended.words)),
@@ -138,10 +137,8 @@ impl Git {
                 .push(&format!("{}: {error}", self.folder.display()));
         }
         if self.failed.is_empty() {
-            let detail = format!(
-                "git has fetched and checked {} repositories",
-                self.repositories
-            );
+            let repositories = counted(self.repositories, "repository", "repositories");
+            let detail = format!("git has fetched and checked {repositories}");
             PartVerdict::ok("git", detail)
         } else {
             PartVerdict::failed("git", self.failed.to_string())
@@ -188,7 +185,8 @@ impl Git {
     fn restore(&self, format: &str, bundles: &[&Path], repository: &Path) -> Result<(), String> {
         let format = format!("--object-format={format}");
         let init = ["init", "--quiet", "--bare", "--template=", &format].map(OsStr::new);
-        self.must(&[&init[..], &[repository.as_os_str()]].concat())?;
+        self.program
+            .must(&[&init[..], &[repository.as_os_str()]].concat())?;
         let mut here = b"--git-dir=".to_vec();
         here.extend(repository.as_os_str().as_bytes());
         let here = OsStr::from_bytes(&here);
@@ -201,14 +199,16 @@ impl Git {
                 OsStr::new("--quiet"),
                 bundle,
             ];
-            self.must(&verify)?;
+            self.program.must(&verify)?;
             // Each step below a name of its own: what was renamed in between cannot collide.
             let references = format!("+refs/*:refs/rehearsed/{number}/*");
             let fetch = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"].map(OsStr::new);
-            self.must(&[&[here], &fetch[..], &[bundle, OsStr::new(&references)]].concat())?;
+            self.program
+                .must(&[&[here], &fetch[..], &[bundle, OsStr::new(&references)]].concat())?;
         }
         let fsck = ["fsck", "--full", "--no-dangling", "--no-progress"].map(OsStr::new);
         let ended = self
+            .program
             .run(&[&[here], &fsck[..]].concat())
             .map_err(|error| error.to_string())?;
         match ended.status.code() {
@@ -216,102 +216,11 @@ impl Git {
             _ => Err(ended.complaint("git fsck")),
         }
     }
-
-    fn must(&self, words: &[&OsStr]) -> Result<(), String> {
-        let name = words.iter().find(|word| !word.as_bytes().starts_with(b"-"));
-        let name = format!(
-            "git {}",
-            name.map_or_else(Default::default, |name| name.to_string_lossy())
-        );
-        let ended = self
-            .run(words)
-            .map_err(|error| format!("{name}: {error}"))?;
-        if ended.status.success() {
-            Ok(())
-        } else {
-            Err(ended.complaint(&name))
-        }
-    }
-
-    /// Nobody's settings, no hooks, no network, no questions, none of our secrets.
-    fn run(&self, words: &[&OsStr]) -> io::Result<Ended> {
-        let mut command = Command::new(&self.program);
-        command.env_clear();
-        if let Some(path) = std::env::var_os("PATH") {
-            command.env("PATH", path);
-        }
-        for (name, value) in [
-            ("GIT_CONFIG_NOSYSTEM", "1"),
-            ("GIT_CONFIG_GLOBAL", "/dev/null"),
-            ("GIT_TERMINAL_PROMPT", "0"),
-            ("GIT_ALLOW_PROTOCOL", "file"),
-            ("LC_ALL", "C"),
-        ] {
-            command.env(name, value);
-        }
-        for setting in [
-            "core.hooksPath=/dev/null",
-            "protocol.file.allow=always",
-            "fetch.unpackLimit=1",
-            "gc.auto=0",
-            "maintenance.auto=false",
-        ] {
-            command.args(["-c", setting]);
-        }
-        command
-            .args(words)
-            .env("HOME", &self.folder)
-            .current_dir(&self.folder)
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        let mut stderr = child.stderr.take().expect("it is piped");
-        let (told, ended) = channel();
-        // Git's errors end when git does, and all that it has started.
-        thread::spawn(move || {
-            let mut words = Vec::new();
-            let _ = stderr.by_ref().take(LONGEST_WORDS).read_to_end(&mut words);
-            let _ = io::copy(&mut stderr, &mut io::sink());
-            let _ = told.send(words);
-        });
-        let words = match ended.recv_timeout(self.timeout) {
-            Ok(words) => words,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                if let Some(group) = i32::try_from(child.id())
-                    .ok()
-                    .and_then(rustix::process::Pid::from_raw)
-                {
-                    let _ =
-                        rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-                }
-                format!("ended after {} seconds", self.timeout.as_secs()).into_bytes()
-            }
-        };
-        Ok(Ended {
-            status: child.wait()?,
-            words: String::from_utf8_lossy(&words).into_owned(),
-        })
-    }
 }
 
 impl Drop for Git {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// How a command ended, and what it said of errors.
-struct Ended {
-    status: ExitStatus,
-    words: String,
-}
-
-impl Ended {
-    fn complaint(&self, name: &str) -> String {
-        let words: Vec<_> = self.words.lines().take(3).map(str::trim).collect();
-        format!("{name}: {}: {}", self.status, words.join(" · "))
     }
 }
 
@@ -355,5 +264,156 @@ impl Read for Tee<'_> {
         let len = self.fill_buf()?.read(buf)?;
         self.consume(len);
         Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::verdict::PartStatus;
+    use super::*;
+    use std::process::Command;
+
+    fn git(folder: &Path, words: &[&str]) -> Vec<u8> {
+        let output = Command::new("git")
+            .current_dir(folder)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_SYSTEM", "/dev/null")
+            .args(["-c", "user.name=A", "-c", "user.email=a@example.org"])
+            .args(words)
+            .output()
+            .expect("git runs");
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        output.stdout
+    }
+
+    /// Where there is none, what needs it is skipped.
+    fn there_is_git() -> bool {
+        let found = Command::new("git").arg("version").output().is_ok();
+        if !found {
+            // Not by a macro, whose output a test that passes does not show.
+            writeln!(io::stderr(), "skipped: there is no `git` here").expect("standard error");
+        }
+        found
+    }
+
+    /// A full bundle and two increments; in between a branch becomes a folder of branches.
+    fn chain(format: &str) -> [Vec<u8>; 3] {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let commit = |message| {
+            fs::write(dir.path().join("file"), message).expect("written");
+            git(dir.path(), &["add", "file"]);
+            git(dir.path(), &["commit", "-q", "-m", message]);
+        };
+        let head = || String::from_utf8(git(dir.path(), &["rev-parse", "HEAD"])).expect("hex");
+        let bundle =
+            |since: &str| git(dir.path(), &["bundle", "create", "-q", "-", "--all", since]);
+        git(
+            dir.path(),
+            &[
+                "init",
+                "-q",
+                "-b",
+                "main",
+                &format!("--object-format={format}"),
+            ],
+        );
+        commit("first");
+        git(dir.path(), &["branch", "topic"]);
+        let first = git(dir.path(), &["bundle", "create", "-q", "-", "--all"]);
+        let since = format!("^{}", head().trim());
+        git(dir.path(), &["branch", "-D", "topic"]);
+        commit("second");
+        git(dir.path(), &["branch", "topic/a"]);
+        let second = bundle(&since);
+        let since = format!("^{}", head().trim());
+        commit("third");
+        [first, second, bundle(&since)]
+    }
+
+    fn prove(scratch: &Path, bundles: &[(&str, &[u8])], incremental: bool) -> PartVerdict {
+        let mut git = Git::begin(scratch).expect("git runs");
+        git.set_incremental(incremental);
+        for (stem, bundle) in bundles {
+            git.bundle(stem.as_bytes(), &mut &**bundle, &mut |_, _| {})
+                .expect("whole");
+        }
+        let verdict = git.finish();
+        assert_eq!(
+            fs::read_dir(scratch).expect("listed").count(),
+            0,
+            "nothing is left behind"
+        );
+        verdict
+    }
+
+    #[test]
+    fn increments_are_applied_in_their_order_wherever_they_stand() {
+        if !there_is_git() {
+            return;
+        }
+        let scratch = tempfile::tempdir().expect("temporary folder");
+        for format in ["sha1", "sha256"] {
+            let [first, second, third] = chain(format);
+            let whole = [
+                ("r/9_b/003", &third[..]),
+                ("r/7_a/001", &first),
+                ("s/7_a/001", &first),
+                ("r/8_a/002", &second),
+            ];
+            let verdict = prove(scratch.path(), &whole, true);
+            assert_eq!(
+                (verdict.status, verdict.detail.as_str()),
+                (PartStatus::Ok, "git has fetched and checked 2 repositories")
+            );
+            let verdict = prove(scratch.path(), &[whole[0], whole[1]], true);
+            assert_eq!(verdict.status, PartStatus::Failed);
+            assert!(
+                verdict.detail.contains("r: git bundle: exit status"),
+                "{}",
+                verdict.detail
+            );
+        }
+    }
+
+    #[test]
+    fn git_finds_what_the_pack_does_not_bring() {
+        if !there_is_git() {
+            return;
+        }
+        let scratch = tempfile::tempdir().expect("temporary folder");
+        let [mut first, ..] = chain("sha1");
+        assert_eq!(
+            prove(scratch.path(), &[("a", &first)], false).status,
+            PartStatus::Ok
+        );
+        let at = first
+            .windows(11)
+            .position(|w| w == b" refs/heads")
+            .expect("a reference");
+        first[at - 1] = if first[at - 1] == b'0' { b'1' } else { b'0' };
+        let verdict = prove(scratch.path(), &[("a", &first)], false);
+        assert_eq!(verdict.status, PartStatus::Failed);
+        assert!(
+            verdict.detail.starts_with("a.bundle: git fetch: "),
+            "{}",
+            verdict.detail
+        );
+    }
+
+    #[test]
+    fn a_git_that_is_missing_is_told_with_the_way_out() {
+        let scratch = tempfile::tempdir().expect("temporary folder");
+        let missing = Git::begin_with(PathBuf::from("no-such-git"), scratch.path());
+        let error = missing.err().expect("missing");
+        assert!(
+            error.contains("\n  install it, or rehearse without --git"),
+            "{error}"
+        );
+        assert_eq!(fs::read_dir(scratch.path()).expect("listed").count(), 0);
+        let error = Git::begin(Path::new("/nowhere")).err().expect("missing");
+        assert!(
+            error.contains("\n  name another one with --scratch"),
+            "{error}"
+        );
     }
 }

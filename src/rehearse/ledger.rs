@@ -52,16 +52,24 @@ impl Ledger {
         }
     }
 
-    /// Says something about a name; `shown` is what is told to people if the counterpart never comes.
+    /// Says something about a name; `shown` is what is told to people if the counterpart never comes, and the
+    /// same for both.
     pub(super) fn mark(&mut self, name: &[&[u8]], mark: Mark, shown: &[u8]) {
-        let new = self.table.mark(self.hasher.hash_one(name), mark as u8);
-        let sign = match mark {
-            Mark::RefsNeeded | Mark::BundleNeeded | Mark::ManifestNeeded => 1,
-            Mark::RefsThere | Mark::BundleThere | Mark::ManifestThere => -1,
-            Mark::RefsEmpty => 0,
+        let hash = self.hasher.hash_one(name);
+        let new = self.table.mark(hash, mark as u8);
+        // Which two marks cancel each other out, and in which direction.
+        let (pair, sign) = match mark {
+            Mark::RefsNeeded => (1, 1),
+            Mark::RefsThere => (1, -1),
+            Mark::BundleNeeded => (2, 1),
+            Mark::BundleThere => (2, -1),
+            Mark::ManifestNeeded => (3, 1),
+            Mark::ManifestThere => (3, -1),
+            Mark::RefsEmpty => return,
         };
-        if new && sign != 0 {
-            self.sketch.add(&self.hasher, shown, sign);
+        if new {
+            let key = self.hasher.hash_one((hash, pair));
+            self.sketch.add(&self.hasher, key, shown, sign);
         }
     }
 
@@ -85,8 +93,17 @@ impl Ledger {
 /// How many bits of an entry are marks; the others are the hash.
 const MARK_BITS: u32 = 8;
 
-/// A hash set with a byte for each entry, in eight bytes per entry.
+/// How many bits of a hash choose the segment.
+const SEGMENT_BITS: u32 = 8;
+
+/// A hash set with a byte for each entry, in eight bytes per entry. In segments that grow one by one:
+/// growing as a whole would take it twice for a moment.
 struct Table {
+    segments: Vec<Segment>,
+}
+
+#[derive(Clone, Default)]
+struct Segment {
     /// 0 is free.
     slots: Vec<u64>,
     filled: usize,
@@ -95,45 +112,53 @@ struct Table {
 impl Table {
     fn new() -> Table {
         Table {
-            slots: vec![0; 1024],
-            filled: 0,
+            segments: vec![Segment::default(); 1 << SEGMENT_BITS],
         }
     }
 
     /// Whether the mark is new.
     fn mark(&mut self, hash: u64, mark: u8) -> bool {
+        let segment = usize::try_from(hash >> (u64::BITS - SEGMENT_BITS)).expect("a byte");
+        self.segments[segment].mark(hash >> MARK_BITS, mark)
+    }
+
+    fn marks(&self) -> impl Iterator<Item = u8> {
+        let slots = self.segments.iter().flat_map(|segment| &segment.slots);
+        slots.filter_map(|entry| (*entry != 0).then_some(entry.to_le_bytes()[0]))
+    }
+}
+
+impl Segment {
+    fn mark(&mut self, hash: u64, mark: u8) -> bool {
         if self.filled * 8 >= self.slots.len() * 7 {
-            self.grow();
+            let larger = vec![0; (self.slots.len() / 4 * 5).max(16)];
+            let entries = std::mem::replace(&mut self.slots, larger);
+            for entry in entries.into_iter().filter(|entry| *entry != 0) {
+                *self.find(entry >> MARK_BITS) = entry;
+            }
         }
-        let slot = Table::find(&mut self.slots, hash >> MARK_BITS);
-        self.filled += usize::from(*slot == 0);
+        let slot = self.find(hash);
+        let was_free = *slot == 0;
         let new = *slot & u64::from(mark) == 0;
-        *slot |= (hash >> MARK_BITS << MARK_BITS) | u64::from(mark);
+        *slot |= hash << MARK_BITS | u64::from(mark);
+        self.filled += usize::from(was_free);
         new
     }
 
     /// The slot of a hash, or the free one where it belongs.
-    fn find(slots: &mut [u64], hash: u64) -> &mut u64 {
-        let place = (u128::from(hash) * slots.len() as u128) >> (u64::BITS - MARK_BITS);
+    fn find(&mut self, hash: u64) -> &mut u64 {
+        // All hashes of a segment begin alike; what follows spreads them over it.
+        let bits = u64::BITS - MARK_BITS - SEGMENT_BITS;
+        let place = (u128::from(hash % (1 << bits)) * self.slots.len() as u128) >> bits;
         let mut at = usize::try_from(place).expect("less than the length");
-        while slots[at] != 0 && slots[at] >> MARK_BITS != hash {
-            at = if at + 1 == slots.len() { 0 } else { at + 1 };
+        while self.slots[at] != 0 && self.slots[at] >> MARK_BITS != hash {
+            at = if at + 1 == self.slots.len() {
+                0
+            } else {
+                at + 1
+            };
         }
-        &mut slots[at]
-    }
-
-    /// By half: doubling would cost a third more in the worst moment.
-    fn grow(&mut self) {
-        let mut larger = vec![0; self.slots.len() / 2 * 3];
-        for entry in self.slots.drain(..).filter(|entry| *entry != 0) {
-            *Table::find(&mut larger, entry >> MARK_BITS) = entry;
-        }
-        self.slots = larger;
-    }
-
-    fn marks(&self) -> impl Iterator<Item = u8> {
-        let marks = |entry: &u64| (*entry != 0).then_some(entry.to_le_bytes()[0]);
-        self.slots.iter().filter_map(marks)
+        &mut self.slots[at]
     }
 }
 
@@ -143,10 +168,13 @@ const CELLS_IN_ROW: usize = 24;
 /// A longer name is shortened.
 const NAME_LEN: usize = 190;
 
+/// Sums of what was put in, and of what was taken out again.
 #[derive(Clone)]
 struct Cell {
     count: i64,
-    hashes: u64,
+    keys: u64,
+    /// Of keys and names together: tells whether a cell holds only one.
+    checks: u64,
     lengths: u8,
     names: [u8; NAME_LEN],
 }
@@ -159,7 +187,8 @@ impl Sketch {
     fn new() -> Sketch {
         let empty = Cell {
             count: 0,
-            hashes: 0,
+            keys: 0,
+            checks: 0,
             lengths: 0,
             names: [0; NAME_LEN],
         };
@@ -168,34 +197,27 @@ impl Sketch {
         }
     }
 
-    fn add(&mut self, hasher: &RandomState, name: &[u8], sign: i64) {
+    fn add(&mut self, hasher: &RandomState, key: u64, name: &[u8], sign: i64) {
         let name = &name[..name.len().min(NAME_LEN)];
-        let hash = hasher.hash_one(name);
-        for cell in Sketch::cells_of(hash) {
-            let cell = &mut self.cells[cell];
+        let check = hasher.hash_one((key, name));
+        for row in 0..ROWS {
+            let bits = usize::try_from(key >> (20 * row) & 0xf_ffff).expect("twenty bits");
+            let cell = &mut self.cells[row * CELLS_IN_ROW + bits % CELLS_IN_ROW];
             // A crowd of names can wrap around; it could not be read out anyway.
             cell.count = cell.count.wrapping_add(sign);
-            cell.hashes ^= hash;
+            cell.keys ^= key;
+            cell.checks ^= check;
             cell.lengths ^= u8::try_from(name.len()).expect("shortened");
-            cell.names
-                .iter_mut()
-                .zip(name)
-                .for_each(|(sum, byte)| *sum ^= byte);
+            let sums = cell.names.iter_mut().zip(name);
+            sums.for_each(|(sum, byte)| *sum ^= byte);
         }
-    }
-
-    fn cells_of(hash: u64) -> [usize; ROWS] {
-        std::array::from_fn(|row| {
-            let bits = usize::try_from(hash >> (20 * row) & 0xf_ffff).expect("twenty bits");
-            row * CELLS_IN_ROW + bits % CELLS_IN_ROW
-        })
     }
 
     /// The names that are needed and not there, sorted; none if they are too many to be told apart.
     fn needed(&mut self, hasher: &RandomState) -> Vec<String> {
         let mut needed = Vec::new();
-        while let Some((name, sign)) = self.alone(hasher) {
-            self.add(hasher, &name, -sign);
+        while let Some((key, name, sign)) = self.alone(hasher) {
+            self.add(hasher, key, &name, -sign);
             if sign > 0 {
                 needed.push(String::from_utf8_lossy(&name).into_owned());
             }
@@ -205,11 +227,11 @@ impl Sketch {
     }
 
     /// A name that has some cell for itself.
-    fn alone(&self, hasher: &RandomState) -> Option<(Vec<u8>, i64)> {
+    fn alone(&self, hasher: &RandomState) -> Option<(u64, Vec<u8>, i64)> {
         self.cells.iter().find_map(|cell| {
             let name = cell.names.get(..usize::from(cell.lengths))?;
-            let alone = cell.count.abs() == 1 && hasher.hash_one(name) == cell.hashes;
-            alone.then(|| (name.to_vec(), cell.count))
+            let alone = cell.count.abs() == 1 && hasher.hash_one((cell.keys, name)) == cell.checks;
+            alone.then(|| (cell.keys, name.to_vec(), cell.count))
         })
     }
 }
@@ -285,6 +307,18 @@ mod tests {
     }
 
     #[test]
+    fn names_that_look_the_same_are_told_apart() {
+        let mut ledger = Ledger::new();
+        ledger.mark(&[b"a", b"1"], Mark::ManifestNeeded, b"a");
+        ledger.mark(&[b"a", b"2"], Mark::ManifestThere, b"a");
+        let missing = ledger.missing();
+        assert_eq!(
+            (missing.manifests, missing.names),
+            (1, vec!["a".to_owned()])
+        );
+    }
+
+    #[test]
     fn an_empty_list_contradicts_a_bundle() {
         let mut ledger = Ledger::new();
         ledger.mark(&[b"a"], Mark::BundleThere, b"a.bundle");
@@ -297,16 +331,17 @@ mod tests {
     fn three_hundred_thousand_entries_take_few_megabytes() {
         let mut table = Table::new();
         let hasher = RandomState::new();
-        let mut most = 0;
         for i in 0..300_000 {
-            let before = table.slots.len();
             assert!(table.mark(hasher.hash_one(i), 1));
             assert!(!table.mark(hasher.hash_one(i), 1));
-            if table.slots.len() > before {
-                most = 8 * (before + table.slots.len());
-            }
+            assert!(table.mark(hasher.hash_one(i), 2));
         }
-        assert!(most < 6 << 20, "{most} bytes");
-        assert_eq!(table.marks().count(), 300_000);
+        assert_eq!(table.marks().filter(|marks| *marks == 3).count(), 300_000);
+        let slots: usize = table
+            .segments
+            .iter()
+            .map(|segment| segment.slots.len())
+            .sum();
+        assert!(slots * 8 < 7 << 19, "{slots} slots");
     }
 }

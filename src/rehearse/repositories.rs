@@ -9,7 +9,7 @@ use std::io::{self, BufRead, Read};
 
 use super::git::Git;
 use super::ledger::{Ledger, Mark};
-use super::verdict::{Examples, PartVerdict};
+use super::verdict::{Examples, PartVerdict, counted};
 use crate::gitlab::contents::Contents;
 use crate::gitlab::format::manifest::{self, Manifest};
 use crate::gitlab::format::refs::Agreement;
@@ -110,7 +110,7 @@ impl Repositories {
         };
         self.ledger
             .mark(&[b"the same", folder, &text], side, &shown);
-        if manifest.non_existent || manifest.empty {
+        if manifest.non_existent {
             return Ok(());
         }
         for step in &manifest.steps {
@@ -242,33 +242,24 @@ impl Repositories {
         };
         let total = missing.refs + missing.bundles + manifests;
         let mut named = 0;
-        for name in missing
-            .names
-            .iter()
-            .take(usize::try_from(total).unwrap_or(0))
-        {
+        let most = usize::try_from(total).unwrap_or(usize::MAX);
+        for name in missing.names.iter().take(most) {
             if manifests > 0 || !name.starts_with("manifests/") {
                 damaged.push(&format!("{name} is missing"));
                 named += 1;
             }
         }
-        let counts = format!(
-            "{} repositories, {} bundles",
-            contents.repositories, contents.bundles
-        );
+        let counts = held(contents);
         let mut problems = Vec::new();
         if total > named {
             problems.push(format!(
-                "missing in all: {} bundles, {} lists of references, {manifests} manifests",
+                "missing in all: bundles {}, lists of references {}, manifests {manifests}",
                 missing.bundles, missing.refs
             ));
-            damaged.add(total - named);
         }
         if missing.contradicted > 0 {
-            problems.push(format!(
-                "{} bundles have an empty list of references beside them",
-                missing.contradicted
-            ));
+            let bundles = counted(missing.contradicted, "bundle has", "bundles have");
+            problems.push(format!("{bundles} an empty list of references beside it"));
         }
         if !damaged.is_empty() {
             problems.insert(0, damaged.to_string());
@@ -279,16 +270,25 @@ impl Repositories {
                 format!("{counts}; damaged: {}", problems.join("; ")),
             );
         }
-        let mut detail = counts;
-        if moved > 0 {
-            detail = format!("{detail}; {moved} were pushed to while they were backed up");
-        }
+        let detail = match moved {
+            0 => counts,
+            _ => format!("{counts}; {moved} were pushed to while they were backed up"),
+        };
         if unjudged.is_empty() {
             PartVerdict::ok("repositories", detail)
         } else {
             PartVerdict::skipped("repositories", format!("{detail}; not judged: {unjudged}"))
         }
     }
+}
+
+/// How many repositories and bundles there are.
+pub(super) fn held(contents: &Contents) -> String {
+    let repositories = counted(contents.repositories, "repository", "repositories");
+    format!(
+        "{repositories}, {}",
+        counted(contents.bundles, "bundle", "bundles")
+    )
 }
 
 fn with(path: &[u8], why: &str) -> String {
@@ -326,4 +326,125 @@ fn read_all(contents: &mut dyn BufRead, longest: u64) -> Result<Vec<u8>, Flaw> {
         return Err(Flaw::Unjudged(format!("it is longer than {longest} bytes")));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::verdict::PartStatus;
+    use super::*;
+
+    const OID: &str = "312ca8c808ebafc3dfe3f20b454b5099aff530e0";
+
+    fn manifest(id: &str) -> String {
+        format!(
+            "object_format = 'sha1'\n[[steps]]\nbundle_path = 's/a.git/{id}/001.bundle'\nref_path = 's/a.git/{id}/001.refs'\n"
+        )
+    }
+
+    fn judge(files: &[(&str, &str)], id: Option<&str>) -> (PartStatus, String) {
+        let mut repositories = Repositories::new();
+        repositories.set_backup_id(id);
+        for (path, text) in files {
+            repositories.file(path.as_bytes(), &mut text.as_bytes(), None);
+        }
+        let verdict = repositories.verdict(&Contents::default());
+        (verdict.status, verdict.detail)
+    }
+
+    fn complaint(files: &[(&str, &str)]) -> String {
+        let (status, detail) = judge(files, None);
+        assert_eq!(status, PartStatus::Failed, "{detail}");
+        detail
+    }
+
+    #[test]
+    fn what_a_manifest_names_must_be_there() {
+        let text = manifest("7_x");
+        let latest = ("manifests/s/a.git/+latest.toml", text.as_str());
+        let copy = ("manifests/s/a.git/7_x.toml", text.as_str());
+        let list = ("s/a.git/7_x/001.refs", "");
+        for files in [[latest, copy, list], [list, copy, latest]] {
+            assert_eq!(judge(&files, None).0, PartStatus::Ok);
+            for left_out in 0..3 {
+                let mut files = files.to_vec();
+                let (name, _) = files.remove(left_out);
+                let detail = complaint(&files);
+                let name = if name == copy.0 { latest.0 } else { name };
+                assert!(
+                    detail.contains(name) && detail.contains("is missing"),
+                    "{detail}"
+                );
+            }
+        }
+        let other = text.replace("sha1", "sha256");
+        let detail = complaint(&[(latest.0, &other), copy, list]);
+        assert!(detail.contains("+latest.toml, or its copy"), "{detail}");
+        // An older copy stands beside the newest.
+        let older = ("manifests/s/a.git/6_x.toml", other.as_str());
+        assert_eq!(judge(&[older, latest, copy, list], None).0, PartStatus::Ok);
+    }
+
+    #[test]
+    fn a_list_and_a_bundle_go_together_in_the_first_step_only() {
+        let lines = format!("{OID} HEAD\n{OID} refs/heads/main\n");
+        let detail = complaint(&[("a/7_x/001.refs", &lines)]);
+        assert!(detail.contains("a/7_x/001.bundle is missing"), "{detail}");
+        let detail = complaint(&[("a/b.refs", &lines)]);
+        assert!(detail.contains("a/b.bundle is missing"), "{detail}");
+        assert_eq!(
+            judge(&[("a/7_x/002.refs", &lines), ("a/c.refs", "")], None).0,
+            PartStatus::Ok
+        );
+        let detail = complaint(&[("a.refs", ""), ("a.bundle", "x")]);
+        assert!(detail.contains("1 bundle has an empty list"), "{detail}");
+    }
+
+    #[test]
+    fn pointers_lead_somewhere() {
+        let good = [
+            ("a/LATEST", "7_x"),
+            ("a/7_x/LATEST", "001"),
+            ("a/7_x/001.refs", ""),
+        ];
+        assert_eq!(judge(&good, None).0, PartStatus::Ok);
+        let detail = complaint(&[good[0], good[2]]);
+        assert!(detail.contains("a/7_x/LATEST is missing"), "{detail}");
+        let detail = complaint(&good[..2]);
+        assert!(detail.contains("a/7_x/001.refs is missing"), "{detail}");
+        for text in ["", "\n", "..", "a/b", "7_x\u{1}"] {
+            assert!(complaint(&[("a/LATEST", text)]).contains("names no backup"));
+        }
+        // `BACKUP=2024`
+        let digits = [
+            ("a/LATEST", "2024"),
+            ("a/2024/LATEST", "001"),
+            ("a/2024/001.refs", ""),
+        ];
+        assert_eq!(judge(&digits, Some("2024")).0, PartStatus::Ok);
+        // Gitaly 16.8: pointers, and manifests that are called by their IDs alone.
+        let text = manifest("7_x");
+        let both = [
+            ("a/LATEST", "7_x"),
+            ("a/7_x/LATEST", "001"),
+            ("a/7_x/001.refs", ""),
+            ("s/a.git/7_x/001.refs", ""),
+            ("manifests/s/a.git/7_x.toml", &text),
+        ];
+        assert_eq!(judge(&both, None).0, PartStatus::Ok);
+    }
+
+    #[test]
+    fn steps_are_told_by_their_names() {
+        for (stem, number) in [
+            (&b"a/7_x/001"[..], Some(1)),
+            (b"a/7_x/002", Some(2)),
+            (b"1000", Some(1000)),
+            (b"a/12", None),
+            (b"a/1234567", None),
+            (b"a/b.wiki", None),
+        ] {
+            assert_eq!(step_number(stem), number);
+        }
+        assert!(is_first_step(b"a/001") && is_first_step(b"a/b") && !is_first_step(b"a/002"));
+    }
 }

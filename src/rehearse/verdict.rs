@@ -79,11 +79,6 @@ impl Examples {
         }
     }
 
-    /// Some more that cannot be named.
-    pub(super) fn add(&mut self, unnamed: u64) {
-        self.total += unnamed;
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.total == 0
     }
@@ -94,10 +89,14 @@ impl fmt::Display for Examples {
         f.write_str(&self.first.join("; "))?;
         match self.total - self.first.len() as u64 {
             0 => Ok(()),
-            more if self.first.is_empty() => write!(f, "{more}"),
             more => write!(f, "; and {more} more"),
         }
     }
+}
+
+/// `1 repository`, `2 repositories`.
+pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn shortened(text: &str) -> String {

@@ -1,0 +1,186 @@
+//! One git command at a time, with nothing of ours around it.
+
+use std::ffi::OsStr;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// Of what git says, no more than this is kept, in bytes.
+const LONGEST_WORDS: u64 = 4096;
+
+/// Which git, and where it works.
+pub(super) struct Program {
+    pub(super) path: PathBuf,
+    /// A command that takes longer is ended.
+    pub(super) timeout: Duration,
+    /// Its home, and where it is started.
+    pub(super) folder: PathBuf,
+}
+
+impl Program {
+    /// Nobody's settings, no hooks, no network, no questions, none of our secrets.
+    pub(super) fn run(&self, words: &[&OsStr]) -> io::Result<Ended> {
+        let mut command = Command::new(&self.path);
+        command.env_clear();
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        for (name, value) in [
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("GIT_ALLOW_PROTOCOL", "file"),
+            ("LC_ALL", "C"),
+        ] {
+            command.env(name, value);
+        }
+        for setting in [
+            "core.hooksPath=/dev/null",
+            "protocol.file.allow=always",
+            "fetch.unpackLimit=1",
+            "gc.auto=0",
+            "maintenance.auto=false",
+        ] {
+            command.args(["-c", setting]);
+        }
+        command
+            .args(words)
+            .env("HOME", &self.folder)
+            .current_dir(&self.folder)
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let mut stderr = child.stderr.take().expect("it is piped");
+        let (told, ended) = channel();
+        // Git's errors end when git does, and all that it has started.
+        thread::spawn(move || {
+            let mut words = Vec::new();
+            let _ = stderr.by_ref().take(LONGEST_WORDS).read_to_end(&mut words);
+            let _ = io::copy(&mut stderr, &mut io::sink());
+            let _ = told.send(words);
+        });
+        let words = match ended.recv_timeout(self.timeout) {
+            Ok(words) => words,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+                if let Some(group) = group {
+                    let _ = kill_process_group(group, Signal::KILL);
+                }
+                format!("ended after {} seconds", self.timeout.as_secs()).into_bytes()
+            }
+        };
+        Ok(Ended {
+            status: child.wait()?,
+            words: String::from_utf8_lossy(&words).into_owned(),
+        })
+    }
+
+    /// Runs it; the error says what it was, how it ended, and what git said.
+    pub(super) fn must(&self, words: &[&OsStr]) -> Result<(), String> {
+        let name = words.iter().find(|word| !word.as_bytes().starts_with(b"-"));
+        let name = format!(
+            "git {}",
+            name.map_or_else(Default::default, |name| name.to_string_lossy())
+        );
+        let ended = self
+            .run(words)
+            .map_err(|error| format!("{name}: {error}"))?;
+        if ended.status.success() {
+            Ok(())
+        } else {
+            Err(ended.complaint(&name))
+        }
+    }
+}
+
+/// How a command ended, and what it said of errors.
+pub(super) struct Ended {
+    pub(super) status: ExitStatus,
+    pub(super) words: String,
+}
+
+impl Ended {
+    pub(super) fn complaint(&self, name: &str) -> String {
+        let words: Vec<_> = self.words.lines().take(3).map(str::trim).collect();
+        format!("{name}: {}: {}", self.status, words.join(" · "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Instant;
+
+    /// A program that does this instead of git.
+    fn stub(folder: &std::path::Path, text: &str) -> Program {
+        let path = folder.join("stub");
+        let text = format!("#!/bin/sh\n[ \"$1\" = probe ] && exit\n{text}\n");
+        fs::write(&path, text).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("a mode");
+        // A child that another test starts in this moment may hold the file open for writing.
+        while Command::new(&path).arg("probe").status().is_err() {
+            thread::yield_now();
+        }
+        Program {
+            path,
+            timeout: Duration::from_mins(1),
+            folder: folder.to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_hangs_is_ended_with_all_that_it_started() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let mut stub = stub(dir.path(), "sleep 60 & sleep 60");
+        stub.timeout = Duration::from_millis(200);
+        let began = Instant::now();
+        let failed = stub
+            .must(&[OsStr::new("--x"), OsStr::new("init")])
+            .expect_err("it hangs");
+        assert!(failed.contains("git init: signal: 9"), "{failed}");
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn what_git_says_is_told_and_is_short() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let stub = stub(dir.path(), "echo fatal: no >&2; seq 100000 >&2; exit 7");
+        let failed = stub.must(&[OsStr::new("fetch")]).expect_err("it fails");
+        assert_eq!(failed, "git fetch: exit status: 7: fatal: no · 1 · 2");
+    }
+
+    #[test]
+    fn none_of_our_environment_reaches_git() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        stub(dir.path(), "env >told").must(&[]).expect("it runs");
+        let told = fs::read_to_string(dir.path().join("told")).expect("told");
+        let names = told
+            .lines()
+            .filter_map(|line| Some(line.split_once('=')?.0));
+        let mut names: Vec<_> = names
+            .filter(|name| !matches!(*name, "PWD" | "SHLVL" | "_" | "OLDPWD"))
+            .collect();
+        names.sort_unstable();
+        let allowed = [
+            "GIT_ALLOW_PROTOCOL",
+            "GIT_CONFIG_GLOBAL",
+            "GIT_CONFIG_NOSYSTEM",
+            "GIT_TERMINAL_PROMPT",
+            "HOME",
+            "LC_ALL",
+            "PATH",
+        ];
+        assert_eq!(names, allowed);
+    }
+}
