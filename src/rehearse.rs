@@ -16,6 +16,8 @@ pub mod verdict;
 
 use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use self::config::Config;
 use self::data::Data;
@@ -57,6 +59,8 @@ pub struct GitCheck {
     /// An existing folder with room for the largest bundle twice, or, of an incremental backup, for all of
     /// them and the largest repository.
     pub scratch: PathBuf,
+    /// Set when the program is to end: git is ended, too.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// What reading an archive has shown.
@@ -97,7 +101,10 @@ pub fn examine(
     let mut parts = match kind {
         ArchiveKind::Config => Parts::Config(Config::default()),
         ArchiveKind::Data => {
-            let git = options.git.as_ref().map(|check| Git::begin(&check.scratch));
+            let git = options
+                .git
+                .as_ref()
+                .map(|check| Git::begin(&check.scratch, check.stop.clone()));
             Parts::Data(Box::new(Data::new(git)))
         }
     };

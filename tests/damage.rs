@@ -550,6 +550,7 @@ fn git_is_asked_about_every_bundle_where_it_is_installed() {
     let options = Options {
         git: Some(GitCheck {
             scratch: scratch.path().to_owned(),
+            stop: std::sync::Arc::default(),
         }),
         ..Options::default()
     };

@@ -375,11 +375,18 @@ fn git_is_asked_where_it_is_installed() {
         0,
         "it is left empty"
     );
+    // That there is none here says nothing about the backup.
     host.set("PATH", "/nowhere");
     let ended = host.run(&format!(
         "rehearse --git --scratch {} --json",
         scratch.display()
     ));
     assert_eq!(ended.status, Some(1), "{ended}");
-    assert!(ended.out.contains("git"), "{ended}");
+    assert_eq!(ended.json()["restorable"], Value::Null, "{ended}");
+    assert!(ended.err.contains("rehearse without --git"), "{ended}");
+    assert!(rehearsed_at(&host, "--destination dropbox").is_string());
+    assert_eq!(
+        host.run("list --json --destination dropbox").json()["backups"][0]["complete"],
+        true
+    );
 }

@@ -1,6 +1,8 @@
 //! `rehearse`
 
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -36,9 +38,11 @@ struct Report {
 pub fn run(global: &Global, arguments: &RehearseArgs) -> Result<ExitStatus, Failure> {
     let given: Vec<_> = arguments.destination.iter().cloned().collect();
     let loaded = Setup::load(global, &given)?;
+    let stop = Arc::new(AtomicBool::new(false));
     let git = match (&arguments.scratch, arguments.git) {
         (Some(scratch), true) if scratch.is_dir() => Some(GitCheck {
             scratch: scratch.clone(),
+            stop: stop.clone(),
         }),
         (Some(scratch), true) => {
             let message = format!(
@@ -52,8 +56,9 @@ pub fn run(global: &Global, arguments: &RehearseArgs) -> Result<ExitStatus, Fail
     let report = Setup::carry_out(global, loaded, async |setup| {
         let wanted = Wanted::new(arguments.backup.as_deref());
         tokio::select! {
-            report = rehearse(&setup, &wanted, arguments.local, git) => report,
+            report = rehearse(&setup, &wanted, arguments.local, git, stop.clone()) => report,
             signal = setup.stop.requested() => {
+                stop.store(true, Ordering::Relaxed);
                 Err((signal.exit_status(), format!("stopped by {}", signal.name())))
             }
         }
@@ -70,9 +75,11 @@ async fn rehearse(
     wanted: &Wanted,
     here: bool,
     git: Option<GitCheck>,
+    stop: Arc<AtomicBool>,
 ) -> Result<Report, Failure> {
     let method = Method {
         git,
+        stop,
         guard: &setup.guard,
         show: setup.show,
     };
@@ -200,6 +207,7 @@ fn text(rehearsal: &Rehearsal) -> String {
             PartStatus::Failed => "FAILED",
             PartStatus::Skipped => "skipped",
             PartStatus::Warning => "WARNING",
+            PartStatus::Unknown => "UNKNOWN",
         };
         let _ = writeln!(
             text,

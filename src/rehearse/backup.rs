@@ -2,6 +2,8 @@
 //! disk, and judged as it passes. Nothing is written.
 
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -57,6 +59,8 @@ pub struct Part {
 pub struct Method<'a> {
     /// Whether git is asked about every bundle.
     pub git: Option<GitCheck>,
+    /// Set when the program is to end.
+    pub stop: Arc<AtomicBool>,
     /// `[guard]`: what counts as shrunk against the backup before.
     pub guard: &'a guard::Settings,
     /// Who is told how far it is.
@@ -91,10 +95,17 @@ impl Rehearsal {
         }
     }
 
-    /// Nothing failed, and everything was read.
+    /// Nothing failed, and everything was read and asked.
     fn conclude(mut self) -> Rehearsal {
-        let failed = |part: &Part| part.verdict.status == PartStatus::Failed;
-        self.restorable = Some(!self.parts.iter().any(failed));
+        let of = |status: PartStatus| {
+            let mut parts = self.parts.iter();
+            parts.find(|part| part.verdict.status == status)
+        };
+        match (of(PartStatus::Failed), of(PartStatus::Unknown)) {
+            (Some(_), _) => self.restorable = Some(false),
+            (None, None) => self.restorable = Some(true),
+            (None, Some(unknown)) => self.error = Some(unknown.verdict.detail.clone()),
+        }
         self
     }
 
@@ -308,8 +319,9 @@ pub async fn rehearse_local(backup: LocalBackup, method: &Method<'_>) -> Rehears
         let progress = Progress::new(method.show, name.as_str(), archive.size);
         let shown = progress.clone();
         let path = archive.path.clone();
+        let stop = method.stop.clone();
         let judging =
-            tokio::task::spawn_blocking(move || examine_local(&archive, &options, &shown));
+            tokio::task::spawn_blocking(move || examine_local(&archive, &options, &shown, &stop));
         let judged = tokio::select! {
             judged = judging => judged,
             () = progress.log_now_and_then() => unreachable!("it goes on for ever"),
@@ -339,12 +351,14 @@ fn examine_local(
     archive: &Archive,
     options: &Options,
     progress: &Progress,
+    stop: &AtomicBool,
 ) -> io::Result<Examination> {
     let source = FileSource::open(&archive.path)?;
     let before = source.fingerprint()?;
     let reading = Reading {
         source: &source,
         progress,
+        stop,
         offset: 0,
     };
     let reading = io::BufReader::with_capacity(PIECE_LEN, reading);
@@ -359,11 +373,15 @@ fn examine_local(
 struct Reading<'a> {
     source: &'a FileSource,
     progress: &'a Progress,
+    stop: &'a AtomicBool,
     offset: u64,
 }
 
 impl Read for Reading<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the program is ending"));
+        }
         let n = self.source.read_at(self.offset, buf)?;
         let end = self.offset + n as u64;
         self.source.release(self.offset..end);

@@ -62,6 +62,7 @@ fn verdict(part: &str, name: &str, found: Option<Result<(), Flaw>>) -> PartVerdi
 mod tests {
     use super::super::verdict::PartStatus;
     use super::*;
+    use PartStatus::{Failed, Ok, Skipped, Warning};
 
     fn entry(path: &str, kind: EntryKind) -> Entry {
         Entry {
@@ -94,7 +95,6 @@ mod tests {
                 .map(|verdict| verdict.status)
                 .collect::<Vec<_>>()
         };
-        use PartStatus::{Failed, Ok, Skipped, Warning};
         assert_eq!(status("/etc/gitlab/", EntryKind::File), [Ok, Ok]);
         assert_eq!(status("etc/gitlab/", EntryKind::File), [Ok, Ok]);
         assert_eq!(

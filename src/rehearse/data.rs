@@ -129,8 +129,13 @@ impl Data {
         });
         verdicts.push(if self.has_repositories {
             self.repositories.verdict(&contents)
-        } else {
+        } else if skipped("repositories") {
             absent("repositories")
+        } else {
+            PartVerdict::warning(
+                "repositories",
+                "there is not one repository in it, and `repositories` was not skipped",
+            )
         });
         let mut parts = self.parts;
         for part in PARTS
@@ -149,7 +154,7 @@ impl Data {
         }
         match self.git {
             Some(Ok(git)) => verdicts.push(git.finish()),
-            Some(Err(why)) => verdicts.push(PartVerdict::failed("git", why)),
+            Some(Err(why)) => verdicts.push(PartVerdict::unknown("git", why)),
             None => {}
         }
         (contents, told.cloned(), verdicts)

@@ -12,9 +12,11 @@ use std::io::{self, BufRead, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use self::process::Program;
+use self::process::{Program, Trouble};
 use super::repositories::step_number;
 use super::verdict::{Examples, PartVerdict, counted};
 use crate::content_hash::Digest;
@@ -35,15 +37,18 @@ pub(super) struct Git {
     incremental: bool,
     repositories: u64,
     failed: Examples,
+    /// What kept git from saying anything.
+    unasked: Examples,
 }
 
 impl Git {
     /// The error says why git cannot be used, and what can be done.
-    pub(super) fn begin(scratch: &Path) -> Result<Git, String> {
-        Git::begin_with(PathBuf::from("git"), scratch)
+    pub(super) fn begin(scratch: &Path, stop: Arc<AtomicBool>) -> Result<Git, String> {
+        Git::begin_with(PathBuf::from("git"), scratch, stop)
     }
 
-    fn begin_with(path: PathBuf, scratch: &Path) -> Result<Git, String> {
+    fn begin_with(path: PathBuf, scratch: &Path, stop: Arc<AtomicBool>) -> Result<Git, String> {
+        remove_left_over(scratch);
         let folder = own_folder(scratch).map_err(|error| {
             let scratch = scratch.display();
             format!(
@@ -55,11 +60,13 @@ impl Git {
                 path,
                 timeout: TIMEOUT,
                 folder: folder.clone(),
+                stop,
             },
             folder,
             incremental: true,
             repositories: 0,
             failed: Examples::default(),
+            unasked: Examples::default(),
         };
         let version = git.program.run(&[OsStr::new("version")]);
         match version {
@@ -98,19 +105,25 @@ impl Git {
         let shown = String::from_utf8_lossy(stem).into_owned();
         let taken = match (&judged, copied) {
             (Err(_), _) => Ok(()),
-            (_, Err(error)) => Err(format!("{}: {error}", path.display())),
+            (_, Err(error)) => Err(Trouble::Machine(format!("{}: {error}", path.display()))),
             (Ok(bundle), Ok(())) => match step_number(stem).filter(|_| self.incremental) {
                 Some(number) => self
                     .keep(&path, stem, number, bundle)
-                    .map_err(|e| e.to_string()),
+                    .map_err(|error| Trouble::Machine(error.to_string())),
                 None => self.prove(bundle.format.as_str(), &[&path]),
             },
         };
-        if let Err(why) = taken {
-            self.failed.push(&format!("{shown}.bundle: {why}"));
-        }
+        self.note(&format!("{shown}.bundle"), taken);
         let _ = fs::remove_file(&path);
         judged
+    }
+
+    fn note(&mut self, of: &str, taken: Result<(), Trouble>) {
+        match taken {
+            Ok(()) => {}
+            Err(Trouble::Bundle(why)) => self.failed.push(&format!("{of}: {why}")),
+            Err(Trouble::Machine(why)) => self.unasked.push(&format!("{of}: {why}")),
+        }
     }
 
     /// Puts a bundle aside, beside the others of its repository.
@@ -133,10 +146,15 @@ impl Git {
     /// Works off what was put aside; git's word on all bundles together.
     pub(super) fn finish(mut self) -> PartVerdict {
         if let Err(error) = self.prove_kept() {
-            self.failed
+            self.unasked
                 .push(&format!("{}: {error}", self.folder.display()));
         }
-        if self.failed.is_empty() {
+        if self.failed.is_empty() && !self.unasked.is_empty() {
+            PartVerdict::unknown(
+                "git",
+                format!("git could not do its work: {}", self.unasked),
+            )
+        } else if self.failed.is_empty() {
             let repositories = counted(self.repositories, "repository", "repositories");
             let detail = format!("git has fetched and checked {repositories}");
             PartVerdict::ok("git", detail)
@@ -163,18 +181,16 @@ impl Git {
             }
             let format = steps.values().next().cloned().unwrap_or_default();
             let paths: Vec<_> = steps.keys().map(PathBuf::as_path).collect();
-            if let Err(why) = self.prove(&format, &paths) {
-                let name = fs::read(repository.join("name"))?;
-                self.failed
-                    .push(&format!("{}: {why}", String::from_utf8_lossy(&name)));
-            }
+            let name = fs::read(repository.join("name"))?;
+            let proved = self.prove(&format, &paths);
+            self.note(&String::from_utf8_lossy(&name), proved);
             fs::remove_dir_all(&repository)?;
         }
         Ok(())
     }
 
     /// Brings a repository back from its bundles, in this order.
-    fn prove(&mut self, format: &str, bundles: &[&Path]) -> Result<(), String> {
+    fn prove(&mut self, format: &str, bundles: &[&Path]) -> Result<(), Trouble> {
         self.repositories += 1;
         let repository = self.folder.join("repository.git");
         let result = self.restore(format, bundles, &repository);
@@ -182,7 +198,7 @@ impl Git {
         result
     }
 
-    fn restore(&self, format: &str, bundles: &[&Path], repository: &Path) -> Result<(), String> {
+    fn restore(&self, format: &str, bundles: &[&Path], repository: &Path) -> Result<(), Trouble> {
         let format = format!("--object-format={format}");
         let init = ["init", "--quiet", "--bare", "--template=", &format].map(OsStr::new);
         self.program
@@ -210,10 +226,10 @@ impl Git {
         let ended = self
             .program
             .run(&[&[here], &fsck[..]].concat())
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Trouble::Machine(format!("git fsck: {error}")))?;
         match ended.status.code() {
             Some(0 | FSCK_COMPLAINS) => Ok(()),
-            _ => Err(ended.complaint("git fsck")),
+            _ => Err(ended.trouble("git fsck")),
         }
     }
 }
@@ -221,6 +237,20 @@ impl Git {
 impl Drop for Git {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Takes away what a killed process has left.
+fn remove_left_over(scratch: &Path) {
+    for entry in fs::read_dir(scratch).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("rehearse."));
+        let process = process.and_then(|rest| rest.split_once('.')?.0.parse::<u32>().ok());
+        if process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -331,7 +361,7 @@ mod tests {
     }
 
     fn prove(scratch: &Path, bundles: &[(&str, &[u8])], incremental: bool) -> PartVerdict {
-        let mut git = Git::begin(scratch).expect("git runs");
+        let mut git = Git::begin(scratch, Arc::default()).expect("git runs");
         git.set_incremental(incremental);
         for (stem, bundle) in bundles {
             git.bundle(stem.as_bytes(), &mut &**bundle, &mut |_, _| {})
@@ -403,14 +433,16 @@ mod tests {
     #[test]
     fn a_git_that_is_missing_is_told_with_the_way_out() {
         let scratch = tempfile::tempdir().expect("temporary folder");
-        let missing = Git::begin_with(PathBuf::from("no-such-git"), scratch.path());
+        let missing = Git::begin_with(PathBuf::from("no-such-git"), scratch.path(), Arc::default());
         let error = missing.err().expect("missing");
         assert!(
             error.contains("\n  install it, or rehearse without --git"),
             "{error}"
         );
         assert_eq!(fs::read_dir(scratch.path()).expect("listed").count(), 0);
-        let error = Git::begin(Path::new("/nowhere")).err().expect("missing");
+        let error = Git::begin(Path::new("/nowhere"), Arc::default())
+            .err()
+            .expect("missing");
         assert!(
             error.contains("\n  name another one with --scratch"),
             "{error}"

@@ -23,6 +23,8 @@ pub enum PartStatus {
     Skipped,
     /// It would, but somebody should look at it.
     Warning,
+    /// It could not be asked, for a reason of this machine.
+    Unknown,
 }
 
 /// What there is to say about one part.
@@ -56,6 +58,10 @@ impl PartVerdict {
 
     pub(super) fn warning(part: &str, detail: impl Into<String>) -> PartVerdict {
         PartVerdict::new(part, PartStatus::Warning, detail)
+    }
+
+    pub(super) fn unknown(part: &str, detail: impl Into<String>) -> PartVerdict {
+        PartVerdict::new(part, PartStatus::Unknown, detail)
     }
 
     pub(super) fn skipped(part: &str, detail: impl Into<String>) -> PartVerdict {

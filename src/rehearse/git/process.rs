@@ -6,14 +6,28 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Of what git says, no more than this is kept, in bytes.
 const LONGEST_WORDS: u64 = 4096;
+
+/// How often somebody looks whether the program is to end.
+const GLANCE: Duration = Duration::from_millis(100);
+/// What git says when it is the machine that fails, and not the bundle.
+const OF_MACHINE: [&str; 6] = [
+    "No space left on device",
+    "Disk quota exceeded",
+    "Read-only file system",
+    "Permission denied",
+    "Input/output error",
+    "ut of memory",
+];
 
 /// Which git, and where it works.
 pub(super) struct Program {
@@ -22,6 +36,17 @@ pub(super) struct Program {
     pub(super) timeout: Duration,
     /// Its home, and where it is started.
     pub(super) folder: PathBuf,
+    /// Somebody wants the program to end.
+    pub(super) stop: Arc<AtomicBool>,
+}
+
+/// Why git did not say that all is well.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Its word on what it was given.
+    Bundle(String),
+    /// It could not do its work here: no room, no time, no git.
+    Machine(String),
 }
 
 impl Program {
@@ -68,24 +93,33 @@ impl Program {
             let _ = io::copy(&mut stderr, &mut io::sink());
             let _ = told.send(words);
         });
-        let words = match ended.recv_timeout(self.timeout) {
-            Ok(words) => words,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-                if let Some(group) = group {
-                    let _ = kill_process_group(group, Signal::KILL);
-                }
-                format!("ended after {} seconds", self.timeout.as_secs()).into_bytes()
+        let begun = Instant::now();
+        let words = loop {
+            match ended.recv_timeout(GLANCE.min(self.timeout)) {
+                Ok(words) => break Some(words),
+                Err(RecvTimeoutError::Timeout)
+                    if begun.elapsed() < self.timeout && !self.stop.load(Ordering::Relaxed) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break None,
             }
         };
+        if words.is_none()
+            && let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+        {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let status = child.wait()?;
+        let Some(words) = words else {
+            let what = format!("ended after {} seconds", begun.elapsed().as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+        };
         Ok(Ended {
-            status: child.wait()?,
+            status,
             words: String::from_utf8_lossy(&words).into_owned(),
         })
     }
 
     /// Runs it; the error says what it was, how it ended, and what git said.
-    pub(super) fn must(&self, words: &[&OsStr]) -> Result<(), String> {
+    pub(super) fn must(&self, words: &[&OsStr]) -> Result<(), Trouble> {
         let name = words.iter().find(|word| !word.as_bytes().starts_with(b"-"));
         let name = format!(
             "git {}",
@@ -93,11 +127,11 @@ impl Program {
         );
         let ended = self
             .run(words)
-            .map_err(|error| format!("{name}: {error}"))?;
+            .map_err(|error| Trouble::Machine(format!("{name}: {error}")))?;
         if ended.status.success() {
             Ok(())
         } else {
-            Err(ended.complaint(&name))
+            Err(ended.trouble(&name))
         }
     }
 }
@@ -109,9 +143,16 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    pub(super) fn complaint(&self, name: &str) -> String {
+    pub(super) fn trouble(&self, name: &str) -> Trouble {
         let words: Vec<_> = self.words.lines().take(3).map(str::trim).collect();
-        format!("{name}: {}: {}", self.status, words.join(" · "))
+        let complaint = format!("{name}: {}: {}", self.status, words.join(" · "));
+        let of_machine = OF_MACHINE.iter().any(|words| self.words.contains(words));
+        // Something has killed it, or it said what it lacks.
+        if self.status.code().is_none() || of_machine {
+            Trouble::Machine(complaint)
+        } else {
+            Trouble::Bundle(complaint)
+        }
     }
 }
 
@@ -120,7 +161,6 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
-    use std::time::Instant;
 
     /// A program that does this instead of git.
     fn stub(folder: &std::path::Path, text: &str) -> Program {
@@ -136,6 +176,7 @@ mod tests {
             path,
             timeout: Duration::from_mins(1),
             folder: folder.to_owned(),
+            stop: Arc::default(),
         }
     }
 
@@ -148,7 +189,10 @@ mod tests {
         let failed = stub
             .must(&[OsStr::new("--x"), OsStr::new("init")])
             .expect_err("it hangs");
-        assert!(failed.contains("git init: signal: 9"), "{failed}");
+        let Trouble::Machine(why) = failed else {
+            panic!("{failed:?}")
+        };
+        assert!(why.starts_with("git init: ended after"), "{why}");
         assert!(began.elapsed() < Duration::from_secs(30));
     }
 
@@ -157,7 +201,30 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary folder");
         let stub = stub(dir.path(), "echo fatal: no >&2; seq 100000 >&2; exit 7");
         let failed = stub.must(&[OsStr::new("fetch")]).expect_err("it fails");
-        assert_eq!(failed, "git fetch: exit status: 7: fatal: no · 1 · 2");
+        let Trouble::Bundle(why) = failed else {
+            panic!("{failed:?}")
+        };
+        assert_eq!(why, "git fetch: exit status: 7: fatal: no · 1 · 2");
+    }
+
+    #[test]
+    fn what_the_machine_lacks_is_no_word_on_the_bundle() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        for text in [
+            "echo 'fatal: write error: No space left on device' >&2; exit 128",
+            "kill -KILL $$",
+        ] {
+            let failed = stub(dir.path(), text).must(&[OsStr::new("fetch")]);
+            assert!(
+                matches!(failed, Err(Trouble::Machine(_))),
+                "{text}: {failed:?}"
+            );
+        }
+        let mut stub = stub(dir.path(), "sleep 60");
+        stub.stop.store(true, Ordering::Relaxed);
+        assert!(matches!(stub.must(&[]), Err(Trouble::Machine(_))));
+        stub.path = dir.path().join("missing");
+        assert!(matches!(stub.must(&[]), Err(Trouble::Machine(_))));
     }
 
     #[test]
