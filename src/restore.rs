@@ -435,7 +435,7 @@ impl RestoreReport {
 
 impl Job<'_> {
     async fn find(&self) -> Result<Found<'_>, Halt> {
-        let patience = || Patience::new(self.retry_for);
+        let patience = || Patience::short(self.retry_for);
         let destinations = self.destinations.iter().copied();
         let found = catalog::find(destinations, &self.wanted, self.state, patience).await;
         found.map_err(|error| match error.kind() {

@@ -20,6 +20,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// No pause of our own is longer.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
+/// A question whose answer somebody waits for is not asked again for longer.
+const SHORT_PATIENCE: Duration = Duration::from_mins(1);
+
 /// A pause that all tasks of one destination keep together.
 #[derive(Debug)]
 pub struct Pause {
@@ -72,6 +75,11 @@ impl Patience {
             allowed,
             since: Mutex::new(Instant::now()),
         }
+    }
+
+    /// For what somebody waits for in front of a terminal: a minute, or what is allowed if that is less.
+    pub fn short(allowed: Duration) -> Patience {
+        Patience::new(allowed.min(SHORT_PATIENCE))
     }
 
     /// Something was achieved: the time starts anew.
@@ -184,6 +192,16 @@ mod tests {
                 .await
                 .expect("success after the pause of another task");
             assert_eq!(start.elapsed().as_secs(), 17);
+        });
+    }
+
+    #[test]
+    fn short_patience_is_never_longer_than_what_is_allowed() {
+        run(async {
+            for (allowed, left) in [(3_600, 60), (60, 60), (5, 5), (0, 0)] {
+                let patience = Patience::short(Duration::from_secs(allowed));
+                assert_eq!(patience.left(), Duration::from_secs(left));
+            }
         });
     }
 

@@ -5,8 +5,11 @@ mod support;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use support::lost::{APPLY, CONFIG, DATA, ID, Snapshot, calls, lost, names, skipped};
+use support::lost::{
+    APPLY, CONFIG, DATA, ID, Snapshot, add_second, calls, lost, names, nobody, skipped,
+};
 
 #[test]
 fn another_version_or_edition_is_told_before_anything_is_fetched() {
@@ -272,4 +275,53 @@ fn a_disk_without_room_for_unpacking_is_told_before_anything_is_changed() {
     assert!(!lost.host.path("state/restore.json").exists(), "{ended}");
     let ended = lost.host.run(APPLY);
     lost.assert_back(&ended);
+}
+
+#[test]
+fn an_older_backup_is_not_taken_for_the_newest_because_a_destination_is_silent() {
+    let mut lost = lost();
+    add_second(&lost, &nobody());
+    lost.host.set("GITLAB_PI_BACKUP_UPLOAD__RETRY_FOR", "1s");
+    let before = Snapshot::of(&lost.host);
+    let ended = lost.host.run(APPLY);
+    lost.assert_untouched(&ended, &before);
+    for word in [
+        "`second` could not be asked",
+        "nothing was changed",
+        &format!("gitlab-pi-backup restore {ID} --apply"),
+        "--destination dropbox",
+    ] {
+        assert!(ended.err.contains(word), "{word} is not in {ended}");
+    }
+    // What changes nothing only warns.
+    for arguments in ["restore --plan", "rehearse"] {
+        let ended = lost.host.run(arguments);
+        assert_eq!(ended.status, Some(0), "{ended}");
+        assert!(ended.err.contains("a newer backup may be there"), "{ended}");
+    }
+    let ended = lost.host.run(&format!("restore {ID} --apply --yes --json"));
+    lost.assert_back(&ended);
+    lost.lose_again();
+    let ended = lost
+        .host
+        .run("restore --apply --yes --json --destination dropbox");
+    lost.assert_back(&ended);
+}
+
+#[test]
+fn destinations_that_are_silent_are_waited_for_at_once_and_not_for_long() {
+    let mut lost = lost();
+    add_second(&lost, &nobody());
+    lost.dropbox.shut_down();
+    lost.host.set("GITLAB_PI_BACKUP_UPLOAD__RETRY_FOR", "4s");
+    let begun = Instant::now();
+    let ended = lost.host.run("restore --apply --yes");
+    assert_eq!(ended.status, Some(1), "{ended}");
+    assert_eq!(
+        ended.err.matches("tried again for 4s").count(),
+        3,
+        "{ended}"
+    );
+    // One after the other would take eight.
+    assert!(begun.elapsed() < Duration::from_millis(7_500), "{ended}");
 }

@@ -1,5 +1,7 @@
 //! Finding the backup that is to be read.
 
+use futures_util::future::join_all;
+
 use super::{Catalog, StoredBackup};
 use crate::destination::Destination;
 use crate::error::{Error, ErrorKind};
@@ -27,6 +29,8 @@ pub struct Found<'a> {
     pub backup: StoredBackup,
     /// The manifest of the complete backup before it.
     pub previous: Option<Manifest>,
+    /// The destinations that could not be asked: a newer one may be there.
+    pub unasked: Vec<String>,
 }
 
 impl Wanted {
@@ -39,8 +43,8 @@ impl Wanted {
     }
 }
 
-/// Looks for a backup at these destinations, the first one that has it complete first. A destination that
-/// cannot be asked is passed over with a warning, unless nothing is found.
+/// Looks for a backup at these destinations, the first one that has it complete first. All are asked at once. A
+/// destination that cannot be asked is passed over with a warning, unless nothing is found.
 pub async fn find<'a>(
     destinations: impl Iterator<Item = &'a Destination>,
     wanted: &Wanted,
@@ -48,12 +52,23 @@ pub async fn find<'a>(
     patience: impl Fn() -> Patience,
 ) -> Result<Found<'a>, Error> {
     let mut catalogs = Vec::new();
-    let mut failure = None;
-    for destination in destinations {
-        match Catalog::read(destination, state, &patience()).await {
+    let (mut failure, mut unasked) = (None, Vec::new());
+    let asked = destinations.map(async |destination| {
+        let catalog = Catalog::read(destination, state, &patience()).await;
+        (destination, catalog)
+    });
+    for (destination, catalog) in join_all(asked).await {
+        match catalog {
             Ok(catalog) => catalogs.push((destination, catalog)),
             Err(error) => {
-                tracing::warn!("{error}");
+                let name = destination.name();
+                match wanted {
+                    Wanted::Latest => tracing::warn!(
+                        "`{name}` could not be asked, and a newer backup may be there: {error}"
+                    ),
+                    Wanted::Id(_) => tracing::warn!("`{name}` could not be asked: {error}"),
+                }
+                unasked.push(name.to_owned());
                 failure.get_or_insert(error);
             }
         }
@@ -99,6 +114,7 @@ pub async fn find<'a>(
         destination,
         backup,
         previous,
+        unasked,
     })
 }
 

@@ -18,9 +18,6 @@ use crate::retry::Patience;
 use crate::state::{LockError, RunLock, StateDir};
 use crate::stop::Stop;
 
-/// A question whose answer somebody waits for is not asked again for longer.
-const SHORT_PATIENCE: Duration = Duration::from_mins(1);
-
 /// Why a command did not come about: an exit status, and a message that the caller tells.
 pub type Failure = (ExitStatus, String);
 
@@ -106,7 +103,7 @@ impl Setup {
 
     /// For what somebody waits for in front of a terminal.
     pub fn short_patience(&self) -> Patience {
-        Patience::new(self.upload.retry_for.min(SHORT_PATIENCE))
+        Patience::short(self.upload.retry_for)
     }
 
     /// Takes the lock that keeps runs apart, waiting for it as long as `wait` says.

@@ -22,7 +22,7 @@ use super::report::{Purpose, RestoreReport, StepStatus};
 use super::runbook::{Known, Places, RunbookStep, Step, runbook};
 use super::{Halt, Job, Wish, kept_path, rows, wish};
 use crate::archive::ArchiveKind;
-use crate::catalog::Wanted;
+use crate::catalog::{Found, Wanted};
 use crate::gitlab::host::{run_command, tells_of_failure};
 use crate::gitlab::installed::{Installed, installed};
 
@@ -90,6 +90,7 @@ async fn begin(
     }
     let found = job.unless_stopped(job.find()).await?;
     report.describe(&found);
+    check_all_asked(job, &found)?;
     report.warn_of_doubts();
     let mut begun_at = now;
     // Nothing has the name that what is moved away will get.
@@ -114,6 +115,20 @@ async fn begin(
     check_etc_dir(&job.gitlab.etc_dir)?;
     journal.save(job.state)?;
     Ok(journal)
+}
+
+/// An older backup is not put back only because the destination with the newest one did not answer.
+fn check_all_asked(job: &Job<'_>, found: &Found<'_>) -> Result<(), Halt> {
+    if job.wanted != Wanted::Latest || found.unasked.is_empty() {
+        return Ok(());
+    }
+    let (id, destination) = (&found.backup.id, found.destination.name());
+    Err(Halt::Failed(format!(
+        "{id} at `{destination}` is the newest backup that was found, but `{}` could not be asked; nothing was changed\n  \
+         call it again when that answers, or restore what was found: \
+         gitlab-pi-backup restore {id} --apply, or --destination {destination}",
+        found.unasked.join("`, `")
+    )))
 }
 
 /// GitLab refuses the backup of any other version or edition, when its database is already gone.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Stdio};
@@ -236,4 +237,22 @@ impl Terminal {
             err: self.shown,
         }
     }
+}
+
+/// Adds a second destination with the same Dropbox and folders of its own, `second`, asked at another address.
+pub fn add_second(lost: &Lost, address: &str) {
+    let config = lost.host.config(&lost.dropbox);
+    let (first, rest) = config.split_once("[upload]").expect("the last part");
+    let (_, second) = first.split_once("[destinations.dropbox]\n").expect("it");
+    let second = second.replace(&lost.dropbox.url(), address);
+    lost.host.write_config(&format!(
+        "{first}[destinations.second]\nmanifest_folder = \"/M2\"\nconfig_folder = \"/C2\"\ndata_folder = \"/D2\"\n{second}[upload]{rest}"
+    ));
+}
+
+/// An address where nobody answers.
+pub fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    format!("http://{address}")
 }
