@@ -66,7 +66,7 @@ fn killed_after_each_step_the_next_call_goes_on_with_the_next() {
 
 #[test]
 fn what_is_here_and_noted_needs_no_destination() {
-    let lost = lost();
+    let mut lost = lost();
     let mut terminal = Terminal::start(&lost.host, "restore --apply --json");
     assert!(terminal.asked());
     terminal.answer("y\n");
@@ -74,8 +74,13 @@ fn what_is_here_and_noted_needs_no_destination() {
     terminal.signal(Signal::KILL);
     terminal.end();
     lost.dropbox.shut_down();
+    lost.host.set("GITLAB_PI_BACKUP_UPLOAD__RETRY_FOR", "1s");
     let ended = lost.host.run(APPLY);
     lost.assert_back(&ended);
+    assert!(
+        ended.err.contains("still the newest backup cannot be told"),
+        "{ended}"
+    );
 }
 
 #[test]
@@ -243,8 +248,17 @@ fn one_restore_at_a_time() {
         assert!(ended.err.contains(word), "{word} is not in {ended}");
     }
     assert_eq!(Snapshot::of(&lost.host), before, "{ended}");
-    // `latest` is the newer one by now; the same command goes on with the one it has begun.
+    // `latest` is the newer one by now, so it has to be said which one is meant.
     let ended = lost.host.run(APPLY);
+    assert_eq!(ended.status, Some(1), "{ended}");
+    assert!(
+        ended
+            .err
+            .contains("1702858583_2023_12_18_17.8.2 at `dropbox` is newer"),
+        "{ended}"
+    );
+    assert_eq!(Snapshot::of(&lost.host), before, "{ended}");
+    let ended = lost.host.run(&first);
     lost.assert_back(&ended);
     // With the journal deleted the other one is begun from its first step.
     lost.host.set("STUB_FAIL_RECONFIGURE", "chef@4");
@@ -344,4 +358,100 @@ fn a_data_archive_that_was_changed_after_it_was_placed_is_told_and_not_restored(
     fs::remove_file(&archive).expect("moved away");
     let ended = lost.host.run(APPLY);
     lost.assert_back(&ended);
+}
+
+/// As if the unfinished restore had been begun so many hours ago.
+fn age(lost: &Lost, hours: i64) {
+    let path = lost.host.path("state/restore.json");
+    let text = fs::read_to_string(&path).expect("a journal");
+    let mut journal: Value = serde_json::from_str(&text).expect("JSON");
+    let begun_at = chrono::Utc::now() - chrono::TimeDelta::hours(hours);
+    journal["begun_at"] = begun_at.to_rfc3339().into();
+    fs::write(&path, journal.to_string()).expect("written");
+}
+
+/// The unfinished restore is refused, and everything stays as it is.
+fn assert_not_taken_up(lost: &Lost) {
+    let before = Snapshot::of(&lost.host);
+    let journal = lost.host.path("state/restore.json");
+    let (noted, called) = (fs::read(&journal).expect("there"), calls(&lost.host));
+    for arguments in ["restore --apply --yes", "restore latest --apply --yes"] {
+        let ended = lost.host.run(arguments);
+        assert_eq!(ended.status, Some(1), "{ended}");
+        for word in [
+            &format!("the restore of {ID} that was begun at 2"),
+            "is not finished, and that is more than a day ago",
+            &format!("finish it: gitlab-pi-backup restore {ID} --apply"),
+            &format!("delete {}", journal.display()),
+        ] {
+            assert!(ended.err.contains(word), "{word} is not in {ended}");
+        }
+        assert!(!ended.out.contains("ok: "), "{ended}");
+    }
+    assert_eq!(Snapshot::of(&lost.host), before);
+    assert_eq!(fs::read(&journal).expect("there"), noted);
+    assert_eq!(calls(&lost.host), called);
+}
+
+#[test]
+fn a_forgotten_restore_is_not_taken_up_unless_it_is_named() {
+    let lost = lost();
+    // The former configuration is moved away, and the new one is not there yet.
+    let terminal = up_to_step(&lost, 4);
+    terminal.signal(Signal::KILL);
+    terminal.end();
+    age(&lost, 25);
+    assert_not_taken_up(&lost);
+    // A day is not over: it is taken up as far as the next question.
+    age(&lost, 23);
+    let mut terminal = Terminal::start(&lost.host, "restore --apply --json");
+    assert!(terminal.asked(), "{}", terminal.shown);
+    assert!(
+        terminal.shown.contains("step 4 of 13"),
+        "{}",
+        terminal.shown
+    );
+    terminal.signal(Signal::KILL);
+    terminal.end();
+    age(&lost, 24 * 90);
+    assert_not_taken_up(&lost);
+    let kept = lost.host.path("etc").join("gitlab.old");
+    let mut beside = names(&lost.host.path("etc")).into_iter();
+    let moved = beside
+        .find(|name| name.starts_with("gitlab.2"))
+        .expect("kept");
+    fs::rename(lost.host.path("etc").join(moved), &kept).expect("renamed");
+    // Without its note it is begun anew, also by `latest`.
+    fs::remove_file(lost.host.path("state/restore.json")).expect("deleted");
+    let ended = lost.host.run(APPLY);
+    lost.assert_back(&ended);
+    assert!(kept.join("gitlab.rb").exists());
+}
+
+#[test]
+fn a_call_that_only_repeats_checks_says_so() {
+    let mut lost = lost();
+    lost.host.set("STUB_FAIL_RAKE", "aborts@1");
+    let ended = lost.host.run(APPLY);
+    assert_eq!(ended.status, Some(1), "{ended}");
+    assert_eq!(ended.json()["checks_only"], false);
+    age(&lost, 25);
+    assert_not_taken_up(&lost);
+    // Named it is finished, however old it is.
+    let ended = lost.host.run(&format!("restore {ID} --apply --yes"));
+    lost.assert_back(&ended);
+    let first = format!("this call restored nothing: an earlier one restored {ID}; only checks");
+    assert!(ended.out.starts_with(&first), "{ended}");
+    assert!(!ended.out.contains("is restored"), "{ended}");
+    assert_eq!(calls(&lost.host)[CALLS.len()..], CALLS[6..7]);
+    lost.lose_again();
+    let ended = lost.host.run(APPLY);
+    assert_eq!(ended.status, Some(1), "{ended}");
+    let ended = lost.host.run(APPLY);
+    lost.assert_back(&ended);
+    assert_eq!(ended.json()["checks_only"], true);
+    let before = steps(&ended)
+        .into_iter()
+        .filter(|(_, status)| status == "done_before");
+    assert_eq!(before.count(), 12, "{ended}");
 }

@@ -7,24 +7,23 @@
 //! their beginning if they were interrupted; all of them may be.
 
 mod archives;
+mod begin;
 mod config;
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use begin::{begin, check_installed};
+use chrono::{DateTime, Utc};
 
 use super::journal::Journal;
-use super::package::{package, product};
 use super::part::Part;
 use super::report::{Purpose, RestoreReport, StepStatus};
 use super::runbook::{Known, Places, RunbookStep, Step, runbook};
-use super::{Halt, Job, Wish, kept_path, rows, wish};
+use super::{Halt, Job, Wish, kept_path, rows};
 use crate::archive::ArchiveKind;
-use crate::catalog::{Found, Wanted};
 use crate::gitlab::host::{run_command, tells_of_failure};
-use crate::gitlab::installed::{Installed, installed};
 
 /// The folder in the state folder where the config archive waits: its own folder is moved away meanwhile.
 const HOLD: &str = "restore";
@@ -60,128 +59,6 @@ fn is_stopped(result: &Result<(), Halt>) -> bool {
     matches!(result, Err(Halt::Stopped(_)))
 }
 
-/// Takes up what an earlier call left unfinished, or finds the backup.
-async fn begin(
-    job: &Job<'_>,
-    now: DateTime<Utc>,
-    report: &mut RestoreReport,
-) -> Result<Journal, Halt> {
-    if let Some(journal) = Journal::load(job.state)? {
-        report.backup_id = Some(journal.backup_id.clone());
-        report.destination = Some(journal.destination.clone());
-        report.gitlab_version.clone_from(&journal.gitlab_version);
-        report.skipped.clone_from(&journal.skipped);
-        report.doubts.clone_from(&journal.doubts);
-        return match &job.wanted {
-            Wanted::Id(id) if *id != journal.backup_id => Err(Halt::Failed(format!(
-                "the restore of {} is not finished, so {id} is not begun\n  \
-                 finish it: gitlab-pi-backup restore {} --apply\n  \
-                 or give it up: delete {}",
-                journal.backup_id,
-                journal.backup_id,
-                Journal::path(job.state).display()
-            ))),
-            _ => {
-                check_installed(job, &journal)?;
-                tracing::info!("going on with the restore of {}", journal.backup_id);
-                Ok(journal)
-            }
-        };
-    }
-    let found = job.unless_stopped(job.find()).await?;
-    report.describe(&found);
-    check_all_asked(job, &found)?;
-    report.warn_of_doubts();
-    let mut begun_at = now;
-    // Nothing has the name that what is moved away will get.
-    while fs::symlink_metadata(kept_path(&job.gitlab.etc_dir, begun_at)).is_ok() {
-        begun_at += TimeDelta::seconds(1);
-    }
-    let mut journal = Journal::new(&found.backup.id, found.destination.name(), begun_at);
-    for kind in ArchiveKind::ALL {
-        journal.wishes.push(wish(&found, kind, true)?);
-    }
-    if let Some(wish) = journal.wishes.iter().find(|wish| wish.hash.is_none()) {
-        return Err(Halt::Failed(format!(
-            "{}:{}: no content hash is known, so it cannot be proved; nothing was changed\n  \
-             fetch it with `restore`, and follow `restore --plan` by hand",
-            journal.destination, wish.stored_path
-        )));
-    }
-    journal.gitlab_version.clone_from(&report.gitlab_version);
-    journal.skipped.clone_from(&report.skipped);
-    journal.doubts.clone_from(&report.doubts);
-    check_installed(job, &journal)?;
-    check_etc_dir(&job.gitlab.etc_dir)?;
-    journal.save(job.state)?;
-    Ok(journal)
-}
-
-/// An older backup is not put back only because the destination with the newest one did not answer.
-fn check_all_asked(job: &Job<'_>, found: &Found<'_>) -> Result<(), Halt> {
-    if job.wanted != Wanted::Latest || found.unasked.is_empty() {
-        return Ok(());
-    }
-    let (id, destination) = (&found.backup.id, found.destination.name());
-    Err(Halt::Failed(format!(
-        "{id} at `{destination}` is the newest backup that was found, but `{}` could not be asked; nothing was changed\n  \
-         call it again when that answers, or restore what was found: \
-         gitlab-pi-backup restore {id} --apply, or --destination {destination}",
-        found.unasked.join("`, `")
-    )))
-}
-
-/// GitLab refuses the backup of any other version or edition, when its database is already gone.
-fn check_installed(job: &Job<'_>, journal: &Journal) -> Result<(), Halt> {
-    if journal.has_done(Step::RestoreData) {
-        return Ok(());
-    }
-    let wanted = journal.gitlab_version.as_deref();
-    let install = wanted.and_then(package).map_or_else(
-        || "install the version that made the backup".to_owned(),
-        |package| {
-            format!(
-                "install exactly this one: apt-get install {} (with rpm packages: dnf install {})",
-                package.deb, package.rpm
-            )
-        },
-    );
-    match (installed(job.gitlab), wanted) {
-        (Installed::Lacks(program), _) => Err(Halt::Failed(format!(
-            "GitLab is not installed: there is no `{program}` on this machine; nothing was changed\n  {install}"
-        ))),
-        (Installed::Version(present), Some(wanted)) if present != wanted => {
-            Err(Halt::Failed(format!(
-                "the backup is of {}, and {} is installed; nothing was changed\n  {install}",
-                product(wanted),
-                product(&present)
-            )))
-        }
-        (Installed::Version(_), Some(_)) => Ok(()),
-        (Installed::Unknown, _) | (_, None) => {
-            tracing::warn!(
-                "whether the installed GitLab is of the backup's version cannot be told from {}; GitLab will compare itself",
-                job.gitlab.install_dir.display()
-            );
-            Ok(())
-        }
-    }
-}
-
-fn check_etc_dir(etc: &Path) -> Result<(), Halt> {
-    let Ok(metadata) = fs::symlink_metadata(etc) else {
-        return Ok(());
-    };
-    if metadata.is_dir() {
-        return Ok(());
-    }
-    Err(Halt::Failed(format!(
-        "{} is no folder, so it is not replaced; nothing was changed\n  \
-         if it is a link, set `gitlab.etc_dir` to where it leads",
-        etc.display()
-    )))
-}
-
 /// A restore at work.
 struct Applying<'a> {
     job: &'a Job<'a>,
@@ -203,6 +80,7 @@ impl Applying<'_> {
                 row.status = StepStatus::DoneBefore;
             }
         }
+        report.checks_only = self.journal.has_done(Step::Start);
         if self.journal.has_done(Step::Fetch) {
             report.archives = self.obtain().await?;
         }

@@ -30,6 +30,8 @@ pub struct RestoreReport {
     pub archives: Vec<RestoredArchive>,
     /// What is to be done or was done, in order.
     pub steps: Vec<StepRow>,
+    /// Whether an earlier call restored all, and this one only repeats the checks that failed then.
+    pub checks_only: bool,
     /// What is wrong with the archives although they are whole tars.
     pub doubts: Vec<String>,
     /// The parts that GitLab left out of the backup.
@@ -133,6 +135,7 @@ impl RestoreReport {
             destination: None,
             archives: Vec::new(),
             steps: Vec::new(),
+            checks_only: false,
             doubts: Vec::new(),
             skipped: Vec::new(),
             kept_config: None,
@@ -172,6 +175,12 @@ impl RestoreReport {
             let steps: Vec<_> = self.steps.iter().map(|row| row.step.clone()).collect();
             return text + &runbook::text(&steps);
         }
+        if self.checks_only {
+            let _ = writeln!(
+                text,
+                "this call restored nothing: an earlier one restored {id}; only checks that had not passed were repeated"
+            );
+        }
         // Where all went well the steps have told it already.
         if self.purpose == Purpose::Fetch || self.error.is_some() {
             self.rows(&mut text);
@@ -186,6 +195,9 @@ impl RestoreReport {
         }
         let unproved = self.archives.iter().any(|archive| !archive.verified);
         let _ = match (self.status, self.purpose) {
+            (Status::Ok, Purpose::Apply) if self.checks_only => {
+                writeln!(text, "ok: {id} has passed its checks now")
+            }
             (Status::Ok, Purpose::Apply) => writeln!(text, "ok: {id} is restored"),
             (Status::Ok, _) if unproved => writeln!(
                 text,
