@@ -17,6 +17,8 @@ use crate::units::{MIB, Size};
 
 /// A folder with more files is not one of ours.
 const MOST_ENTRIES: usize = 500_000;
+/// So many pages, some of which may be empty, are followed.
+const MOST_PAGES: u32 = 10_000;
 /// A listing that the service makes begin anew more often is given up.
 const MOST_RESETS: u32 = 5;
 /// The longest part of a file that is read at once, in bytes.
@@ -65,7 +67,7 @@ impl Dropbox {
             json!({ "path": folder, "limit": 1000 }),
         );
         let mut entries = Vec::new();
-        let mut anew = 0;
+        let (mut anew, mut pages) = (0, 0);
         loop {
             let page = match self.rpc(&action, endpoint, &argument, patience).await? {
                 Ok(page) => page,
@@ -92,7 +94,8 @@ impl Dropbox {
             entries.extend(found.iter().filter_map(Entry::parse));
             match (more, cursor) {
                 (false, _) => return Ok(Some(entries)),
-                (true, Some(cursor)) if entries.len() < MOST_ENTRIES && !found.is_empty() => {
+                (true, Some(cursor)) if entries.len() < MOST_ENTRIES && pages < MOST_PAGES => {
+                    pages += 1;
                     (endpoint, argument) =
                         ("files/list_folder/continue", json!({ "cursor": cursor }));
                 }
