@@ -3,13 +3,11 @@
 mod support;
 
 use std::fs;
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex};
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::dropbox::{Dropbox, Fault, Moment, Options, What};
+use support::dropbox::{Dropbox, Moment, Options};
 use support::host::{Ended, Host};
+use support::kill::kill_at;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_gitlab-pi-backup");
 const DATA: &str = "1702758583_2023_12_16_17.8.2_gitlab_backup.tar";
@@ -30,28 +28,7 @@ fn machine() -> (Dropbox, Host) {
 /// Runs the program until the `n`-th request reaches `moment`, and kills it there. False if the run
 /// ended before.
 fn killed_at(dropbox: &Dropbox, host: &Host, n: usize, moment: Moment) -> bool {
-    let target = Arc::new(AtomicI32::new(0));
-    let victim = target.clone();
-    let started = Arc::new(Mutex::new(()));
-    let held = started.lock().expect("not poisoned");
-    let wait = started.clone();
-    let kill = move || {
-        drop(wait.lock());
-        let pid = Pid::from_raw(victim.load(Ordering::SeqCst)).expect("a process");
-        // Gone already where the request before this one was the last that it saw.
-        let _ = kill_process(pid, Signal::KILL);
-    };
-    dropbox.clear_faults();
-    dropbox.fault(Fault::on("", What::Call(moment, Arc::new(kill))).skip(n));
-    let child = host.spawn(SEND);
-    target.store(
-        i32::try_from(child.id()).expect("a process"),
-        Ordering::SeqCst,
-    );
-    drop(held);
-    let ended = Ended::from(child.wait_with_output().expect("ended"));
-    dropbox.clear_faults();
-    ended.status.is_none()
+    kill_at(dropbox, host, SEND, n, moment).is_none()
 }
 
 /// Bytes of appends that the stand-in took.

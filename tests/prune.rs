@@ -4,14 +4,13 @@ mod support;
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use support::backup::RealBackup;
 use support::dropbox::{Dropbox, Fault, Moment, Options, What};
 use support::host::{Ended, Host};
+use support::kill::kill_at;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_gitlab-pi-backup");
 const DAY: u64 = 86_400;
@@ -204,24 +203,7 @@ fn killed_at_every_request_nothing_looks_whole_that_is_not_and_the_next_pruning_
     let mut kills = 0;
     for n in 0.. {
         let (dropbox, host) = machine(3, "keep_last = 1");
-        let target = Arc::new(AtomicI32::new(0));
-        let victim = target.clone();
-        let kill = move || {
-            while victim.load(Ordering::SeqCst) == 0 {
-                std::thread::yield_now();
-            }
-            let pid = Pid::from_raw(victim.load(Ordering::SeqCst)).expect("a process");
-            let _ = kill_process(pid, Signal::KILL);
-        };
-        dropbox.fault(Fault::on("", What::Call(Moment::Applied, Arc::new(kill))).skip(n));
-        let child = host.spawn("prune");
-        target.store(
-            i32::try_from(child.id()).expect("a process"),
-            Ordering::SeqCst,
-        );
-        let ended = Ended::from(child.wait_with_output().expect("ended"));
-        dropbox.clear_faults();
-        if ended.status.is_some() {
+        if let Some(ended) = kill_at(&dropbox, &host, "prune", n, Moment::Applied) {
             assert_eq!(ended.status, Some(0), "{ended}");
             break;
         }

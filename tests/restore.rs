@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::dropbox::{Dropbox, Fault, Moment, Options, What};
 use support::host::{Ended, Host};
+use support::kill::kill_at;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_gitlab-pi-backup");
 const ID: &str = "1702758583_2023_12_16_17.8.2";
@@ -238,30 +239,7 @@ fn one_kind_alone() {
 
 /// Runs the program until the `n`-th request reaches `moment`, and kills it there. False if it ended before.
 fn killed_at(stored: &Stored, n: usize, moment: Moment, arguments: &str) -> bool {
-    let target = Arc::new(AtomicI32::new(0));
-    let victim = target.clone();
-    let started = Arc::new(Mutex::new(()));
-    let held = started.lock().expect("not poisoned");
-    let wait = started.clone();
-    let kill = move || {
-        drop(wait.lock());
-        let pid = Pid::from_raw(victim.load(Ordering::SeqCst)).expect("a process");
-        // Gone already where the request before this one was the last that it saw.
-        let _ = kill_process(pid, Signal::KILL);
-    };
-    stored.dropbox.clear_faults();
-    stored
-        .dropbox
-        .fault(Fault::on("", What::Call(moment, Arc::new(kill))).skip(n));
-    let child = stored.host.spawn(arguments);
-    target.store(
-        i32::try_from(child.id()).expect("a process"),
-        Ordering::SeqCst,
-    );
-    drop(held);
-    let ended = Ended::from(child.wait_with_output().expect("ended"));
-    stored.dropbox.clear_faults();
-    ended.status.is_none()
+    kill_at(&stored.dropbox, &stored.host, arguments, n, moment).is_none()
 }
 
 #[test]

@@ -5,15 +5,14 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::backup::RealBackup;
-use support::dropbox::{Fault, Moment, What};
+use support::dropbox::Moment;
 use support::host::{Ended, Host};
+use support::kill::kill_at;
 use support::lost::{APPLY, CALLS, DATA, ID, Lost, Snapshot, Terminal, calls, lost, names, steps};
 
 #[test]
@@ -183,28 +182,8 @@ fn killed_while_fetching_it_goes_on_with_the_same_backup() {
     let lost = lost();
     let mut kills = 0;
     for n in 0.. {
-        let target = Arc::new(AtomicI32::new(0));
-        let victim = target.clone();
-        let started = Arc::new(Mutex::new(()));
-        let held = started.lock().expect("not poisoned");
-        let wait = started.clone();
-        let kill = move || {
-            drop(wait.lock());
-            let pid = Pid::from_raw(victim.load(Ordering::SeqCst)).expect("a process");
-            let _ = kill_process(pid, Signal::KILL);
-        };
-        lost.dropbox.clear_faults();
-        let fault = What::Call(Moment::Applied, Arc::new(kill));
-        lost.dropbox.fault(Fault::on("", fault).skip(n));
-        let child = lost.host.spawn(APPLY);
-        target.store(
-            i32::try_from(child.id()).expect("a process"),
-            Ordering::SeqCst,
-        );
-        drop(held);
-        let ended = Ended::from(child.wait_with_output().expect("ended"));
-        lost.dropbox.clear_faults();
-        if ended.status.is_some() {
+        let killed = kill_at(&lost.dropbox, &lost.host, APPLY, n, Moment::Applied);
+        if let Some(ended) = killed {
             lost.assert_back(&ended);
             break;
         }

@@ -9,4 +9,5 @@
 pub mod backup;
 pub mod dropbox;
 pub mod host;
+pub mod kill;
 pub mod lost;
