@@ -21,7 +21,7 @@ use crate::state::StateDir;
 use self::assemble::{OwnPart, Sorted};
 use self::cache::{CACHE, read_own};
 
-pub use crate::catalog::cache::{hash_of, read_ours, remember};
+pub use crate::catalog::cache::{hash_of, read_ours, store_ours};
 pub use crate::catalog::find::{Found, Wanted, find};
 
 /// How a person with nothing but the destination gets back.

@@ -2,18 +2,15 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::archive::ArchiveKind;
 use crate::catalog::{
-    Catalog, RECOVERY, StoredArchive, StoredBackup, hash_of, read_ours, remember,
+    Catalog, RECOVERY, StoredArchive, StoredBackup, hash_of, read_ours, store_ours,
 };
 use crate::destination::Destination;
 use crate::error::Error;
 use crate::restore::runbook::{Known, Places, Step, runbook};
 use crate::retry::Patience;
-use crate::source::Source;
-use crate::source::memory::MemorySource;
 use crate::state::StateDir;
 use crate::units::Size;
 
@@ -29,7 +26,6 @@ pub async fn store(
 ) -> Result<(), Error> {
     let bytes = text(destination, catalog).into_bytes();
     let hash = hash_of(&bytes);
-    let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes.clone()));
     // The root may belong to another machine that has folders of its own in the same place, or to a person.
     for folder in ["", destination.manifest_folder()] {
         let path = format!("{folder}/{RECOVERY}");
@@ -46,9 +42,7 @@ pub async fn store(
             }
             None => {}
         }
-        destination.put(&path, &source, hash, patience).await?;
-        remember(state, &bytes);
-        return Ok(());
+        return store_ours(destination, &path, bytes, state, patience).await;
     }
     tracing::warn!(
         "{}: something else is called {RECOVERY}; it is left as it is",

@@ -4,23 +4,17 @@
 //! A backup of another program has no manifest to compare with. What can be known of it is compared: what
 //! earlier runs of this program stored under the same name, and the archive of the same name on this machine.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::archive::{Archive, ArchiveKind};
-use crate::catalog::{
-    Catalog, FileStatus, StoredArchive, StoredBackup, hash_of, read_ours, remember,
-};
+use crate::catalog::{Catalog, FileStatus, StoredArchive, StoredBackup, read_ours, store_ours};
 use crate::content_hash::Digest;
 use crate::destination::Destination;
 use crate::error::{Error, ErrorKind};
 use crate::manifest::{Problem, Proof};
 use crate::retry::Patience;
-use crate::source::Source;
-use crate::source::memory::MemorySource;
 use crate::state::StateDir;
 
 /// One stored archive, or a file nobody knows.
@@ -207,12 +201,7 @@ pub async fn note_proof(
         },
     };
     change(&mut proof);
-    let bytes = proof.to_json();
-    let hash = hash_of(&bytes);
-    let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes.clone()));
-    destination.put(&path, &source, hash, patience).await?;
-    remember(state, &bytes);
-    Ok(())
+    store_ours(destination, &path, proof.to_json(), state, patience).await
 }
 
 /// Notes in the proofs of these backups that their sizes and hashes are right now.

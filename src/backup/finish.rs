@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::record::{Record, RecordedArchive, tidy};
 use super::{Run, seconds};
 use crate::archive::{ArchiveKind, ArchiveName};
-use crate::catalog::{Catalog, StoredBackup, hash_of, remember};
+use crate::catalog::{Catalog, StoredBackup, store_ours};
 use crate::content_hash::{Digest, hash_source};
 use crate::destination::{Destination, LARGEST_SMALL_FILE};
 use crate::error::{Error, ErrorKind};
@@ -23,7 +23,6 @@ use crate::report::{ManifestReport, ManifestStatus, Step, StepReport, StepStatus
 use crate::retry::Patience;
 use crate::source::Source;
 use crate::source::file::FileSource;
-use crate::source::memory::MemorySource;
 
 /// So long, at most, for a manifest that an earlier run owes.
 const NOT_LONG: Duration = Duration::from_mins(1);
@@ -382,11 +381,15 @@ impl Run<'_> {
                 destination.put(&path, &source, hash, patience).await?;
             }
         }
-        let bytes = manifest.to_json();
         let path = format!("{folder}/{}.json", record.backup_id);
-        put(destination, &path, &bytes, patience).await?;
-        remember(self.job.state, &bytes);
-        Ok(())
+        store_ours(
+            destination,
+            &path,
+            manifest.to_json(),
+            self.job.state,
+            patience,
+        )
+        .await
     }
 
     /// The member lists of all archives as one file; gzip streams may follow each other.
@@ -465,20 +468,6 @@ fn add_what_is_there(manifest: &mut Manifest, there: &Manifest) {
 /// Whether two manifests are of the same stored bytes, whenever and wherever they were written.
 fn says_the_same(there: &Manifest, here: &Manifest) -> bool {
     there.archives == here.archives && there.secrets_fingerprint == here.secrets_fingerprint
-}
-
-/// Stores a few bytes.
-async fn put(
-    destination: &Destination,
-    path: &str,
-    bytes: &[u8],
-    patience: &Patience,
-) -> Result<(), Error> {
-    let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes.to_vec()));
-    destination
-        .put(path, &source, hash_of(bytes), patience)
-        .await
-        .map(drop)
 }
 
 async fn hash(source: &Arc<dyn Source>) -> Option<Digest> {

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::StoredFile;
 use crate::content_hash::{Digest, hash_source};
 use crate::destination::{Destination, LONGEST_RANGE};
 use crate::error::Error;
 use crate::retry::Patience;
+use crate::source::Source;
 use crate::source::memory::MemorySource;
 use crate::state::{StateDir, replace};
 
@@ -62,8 +64,23 @@ pub async fn read_ours(
     Ok(Some((file, bytes)))
 }
 
+/// Stores a small file of ours, in the place of the one before, and remembers it.
+pub async fn store_ours(
+    destination: &Destination,
+    path: &str,
+    bytes: Vec<u8>,
+    state: &StateDir,
+    patience: &Patience,
+) -> Result<(), Error> {
+    let hash = hash_of(&bytes);
+    let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes.clone()));
+    destination.put(path, &source, hash, patience).await?;
+    remember(state, &bytes);
+    Ok(())
+}
+
 /// Remembers a file of ours that was just stored, so that it need not be read.
-pub fn remember(state: &StateDir, bytes: &[u8]) {
+fn remember(state: &StateDir, bytes: &[u8]) {
     if let Ok(folder) = state.folder(CACHE) {
         keep(&cached_path(&folder, hash_of(bytes)), bytes);
     }
