@@ -29,6 +29,9 @@ const OF_MACHINE: [&str; 6] = [
     "ut of memory",
 ];
 
+/// What a program ends with that could not be started, or not be loaded: the shell's and the loader's words.
+const NOT_STARTED: [i32; 2] = [126, 127];
+
 /// Which git, and where it works.
 pub(super) struct Program {
     pub(super) path: PathBuf,
@@ -147,8 +150,12 @@ impl Ended {
         let words: Vec<_> = self.words.lines().take(3).map(str::trim).collect();
         let complaint = format!("{name}: {}: {}", self.status, words.join(" · "));
         let of_machine = OF_MACHINE.iter().any(|words| self.words.contains(words));
-        // Something has killed it, or it said what it lacks.
-        if self.status.code().is_none() || of_machine {
+        let ran = self
+            .status
+            .code()
+            .is_some_and(|code| !NOT_STARTED.contains(&code));
+        // Something has killed it, it never began, or it said what it lacks.
+        if !ran || of_machine {
             Trouble::Machine(complaint)
         } else {
             Trouble::Bundle(complaint)
@@ -213,6 +220,7 @@ mod tests {
         for text in [
             "echo 'fatal: write error: No space left on device' >&2; exit 128",
             "kill -KILL $$",
+            "exit 127",
         ] {
             let failed = stub(dir.path(), text).must(&[OsStr::new("fetch")]);
             assert!(
