@@ -1,10 +1,16 @@
 //! The command line.
 
+pub mod upkeep;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::archive::ArchiveKind;
+use crate::cli::upkeep::{
+    CompletionsArgs, DoctorArgs, LoginArgs, ManArgs, NotifyCommand, ReportArgs, ScheduleCommand,
+    StatusArgs,
+};
 use crate::units::Span;
 
 /// Verified backups of a self-hosted GitLab, brought to Dropbox
@@ -79,6 +85,24 @@ pub enum Command {
     Prune(PruneArgs),
     /// Fetch a stored backup, prove it and put it where GitLab looks for it
     Restore(RestoreArgs),
+    /// Obtain a Dropbox refresh token, and write a first configuration
+    Login(LoginArgs),
+    /// Check everything a run needs, one line and one hint per check
+    Doctor(DoctorArgs),
+    /// Show, install or remove what starts runs by itself
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
+    /// Tell whether the newest backup is complete and fresh, for monitoring
+    Status(StatusArgs),
+    /// Try the notifications
+    #[command(subcommand)]
+    Notify(NotifyCommand),
+    /// Write the report page
+    Report(ReportArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write all of them into a folder
+    Man(ManArgs),
 }
 
 impl Command {
@@ -91,6 +115,14 @@ impl Command {
             Command::Rehearse(_) => "rehearse",
             Command::Prune(_) => "prune",
             Command::Restore(_) => "restore",
+            Command::Login(_) => "login",
+            Command::Doctor(_) => "doctor",
+            Command::Schedule(_) => "schedule",
+            Command::Status(_) => "status",
+            Command::Notify(_) => "notify",
+            Command::Report(_) => "report",
+            Command::Completions(_) => "completions",
+            Command::Man(_) => "man",
         }
     }
 }

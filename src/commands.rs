@@ -1,12 +1,20 @@
 //! One file per subcommand: build the parts from the configuration, call one operation, print its report.
 //! What they share at the start is in [`setup`].
 
+pub mod completions;
+pub mod doctor;
 pub mod list;
+pub mod login;
+pub mod man;
+pub mod notify;
 pub mod prune;
 pub mod rehearse;
+pub mod report;
 pub mod restore;
 pub mod run;
+pub mod schedule;
 pub mod setup;
+pub mod status;
 pub mod verify;
 
 use std::io::{self, Write};
@@ -35,6 +43,14 @@ pub fn run(cli: &Cli) -> ExitStatus {
         Command::Rehearse(arguments) => rehearse::run(&cli.global, arguments),
         Command::Verify(arguments) => verify::run(&cli.global, arguments),
         Command::Restore(arguments) => restore::run(&cli.global, arguments),
+        Command::Login(arguments) => login::run(&cli.global, arguments),
+        Command::Doctor(arguments) => doctor::run(&cli.global, arguments),
+        Command::Schedule(arguments) => schedule::run(&cli.global, arguments),
+        Command::Status(arguments) => status::run(&cli.global, arguments),
+        Command::Notify(arguments) => notify::run(&cli.global, arguments),
+        Command::Report(arguments) => report::run(&cli.global, arguments),
+        Command::Completions(arguments) => completions::run(&cli.global, arguments),
+        Command::Man(arguments) => man::run(&cli.global, arguments),
     };
     result.unwrap_or_else(|(status, message)| fail(json, Some(name), status, &message))
 }

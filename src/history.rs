@@ -1,5 +1,7 @@
 //! The history of runs and rehearsals: one JSON line each, bounded.
 
+pub mod past;
+
 use std::fs;
 use std::io;
 

@@ -15,7 +15,10 @@
 //! [`manifest`] what a stored backup consists of · [`guard`] whether it shrank · [`recovery`] how a person
 //! gets back without this program · [`catalog`] what is stored at a destination · [`listing`] it as a table ·
 //! [`verify`] it against the manifests · [`retention`] which backups are kept · [`prune`] the others go ·
-//! [`rehearse`] proving that a backup would restore · [`restore`] the way back.
+//! [`rehearse`] proving that a backup would restore · [`restore`] the way back · [`hooks`] the user's own commands
+//! around a run · [`notify`] who is told how it ended · [`status`] whether the newest backup is complete and fresh ·
+//! [`page`] the report page · [`schedule`] what starts runs by itself · [`doctor`] whether everything a run needs is
+//! there · [`login`] the way to a refresh token and a first configuration.
 //!
 //! Floor 2, the parts (siblings do not know each other):
 //! [`source::file`] a file that is sent · [`source::memory`] a few bytes that are · [`destination`] places
@@ -38,14 +41,19 @@ pub mod commands;
 pub mod config;
 pub mod content_hash;
 pub mod destination;
+pub mod doctor;
 pub mod error;
 pub mod gitlab;
 pub mod guard;
 pub mod history;
+pub mod hooks;
 pub mod http;
 pub mod listing;
 pub mod logging;
+pub mod login;
 pub mod manifest;
+pub mod notify;
+pub mod page;
 pub mod progress;
 pub mod prune;
 pub mod recovery;
@@ -54,9 +62,11 @@ pub mod report;
 pub mod restore;
 pub mod retention;
 pub mod retry;
+pub mod schedule;
 pub mod settings;
 pub mod source;
 pub mod state;
+pub mod status;
 pub mod stop;
 pub mod tar;
 pub mod units;

@@ -1,0 +1,1 @@
+//! Whether everything a run needs is there.

@@ -1,0 +1,1 @@
+//! The user's own commands before and after a run.

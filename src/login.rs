@@ -1,0 +1,1 @@
+//! The way to a refresh token and a first configuration.
