@@ -454,3 +454,22 @@ impl Job<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An archive with these contents that is wanted.
+    pub(super) fn wish(content: &[u8]) -> Wish {
+        let hash = catalog::hash_of(content);
+        Wish {
+            kind: ArchiveKind::Data,
+            name: "a.tar".to_owned(),
+            stored_path: "/Data/a.tar".to_owned(),
+            size: content.len() as u64,
+            hash: Some(hash),
+            key: hash,
+            rev: String::new(),
+        }
+    }
+}

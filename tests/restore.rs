@@ -4,7 +4,6 @@
 mod support;
 
 use std::fs;
-use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -16,6 +15,7 @@ use serde_json::Value;
 use support::dropbox::{Dropbox, Fault, Moment, Options, What};
 use support::host::{Ended, Host};
 use support::kill::kill_at;
+use support::lost::{names, skipped};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_gitlab-pi-backup");
 const ID: &str = "1702758583_2023_12_16_17.8.2";
@@ -59,28 +59,6 @@ fn stored_with(options: Options) -> Stored {
 
 fn stored() -> Stored {
     stored_with(Options::default())
-}
-
-/// Says that a test does not try something here. Not by a macro, whose output a test that passes does not show.
-fn skipped(why: &str) {
-    let told = writeln!(io::stderr(), "skipped: {why}");
-    told.expect("standard error");
-}
-
-/// The names in a folder, hidden ones too.
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten();
-    let mut names: Vec<_> = entries
-        .map(|entry| {
-            entry
-                .expect("an entry")
-                .file_name()
-                .to_string_lossy()
-                .into_owned()
-        })
-        .collect();
-    names.sort();
-    names
 }
 
 impl Stored {

@@ -276,21 +276,8 @@ fn write_error(part: &Part, error: &io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::ArchiveKind;
+    use crate::restore::tests::wish;
     use std::os::unix::fs::symlink;
-
-    fn wish(content: &[u8]) -> Wish {
-        let hash = crate::catalog::hash_of(content);
-        Wish {
-            kind: ArchiveKind::Data,
-            name: "a.tar".to_owned(),
-            stored_path: "/Data/a.tar".to_owned(),
-            size: content.len() as u64,
-            hash: Some(hash),
-            key: hash,
-            rev: String::new(),
-        }
-    }
 
     fn folder(dir: &tempfile::TempDir) -> Arc<Folder> {
         Arc::new(Folder::open(dir.path()).expect("a folder"))

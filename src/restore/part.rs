@@ -180,21 +180,8 @@ fn is_ours(file: &File, folder: &Folder) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::ArchiveKind;
+    use crate::restore::tests::wish;
     use std::os::unix::fs::{FileExt, symlink};
-
-    fn wish(content: &[u8]) -> Wish {
-        let hash = crate::catalog::hash_of(content);
-        Wish {
-            kind: ArchiveKind::Data,
-            name: "a.tar".to_owned(),
-            stored_path: "/Data/a.tar".to_owned(),
-            size: content.len() as u64,
-            hash: Some(hash),
-            key: hash,
-            rev: String::new(),
-        }
-    }
 
     fn folder(dir: &tempfile::TempDir) -> Arc<Folder> {
         Arc::new(Folder::open(dir.path()).expect("a folder"))
