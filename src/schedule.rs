@@ -1,10 +1,13 @@
 //! What starts runs by itself: a systemd timer, or a marked block in root's crontab.
 
-use chrono::{DateTime, Local};
+mod calendar;
+mod crontab;
+mod installed;
+mod program;
+mod units;
 
-/// When runs start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Calendar;
+pub use crate::schedule::calendar::Calendar;
+pub use crate::schedule::installed::installed;
 
 /// Who starts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,16 +27,4 @@ pub struct Installed {
     pub calendar: Calendar,
     /// Why it would not start any: the timer is not enabled, the program is gone. In words, with the way out.
     pub faults: Vec<String>,
-}
-
-impl Calendar {
-    /// The next time after `now`, in local time; none if there is no such time.
-    pub fn next_after(&self, _now: &DateTime<Local>) -> Option<DateTime<Local>> {
-        None
-    }
-}
-
-/// The schedule of this machine, if it has one. The error says what could not be asked.
-pub fn installed() -> Result<Option<Installed>, String> {
-    Ok(None)
 }

@@ -202,5 +202,10 @@ pub async fn run_command(
 
 /// Whether a program is on this machine, where its commands are looked for.
 pub fn has_program(name: &str) -> bool {
-    process::find_program(name, &process::search_path()).is_some()
+    find_program(name).is_some()
+}
+
+/// Where a program is on this machine: by `PATH`, then where cron does not look but commands may be.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    process::find_program(name, &process::search_path())
 }
