@@ -1,13 +1,29 @@
 //! Whether the newest backup is complete and fresh.
+//!
+//! From the history alone: which archives earlier runs stored and verified, where they wrote manifests, and which
+//! rehearsals failed. Complete means what it means in [`crate::catalog`]; what happened at a destination behind the
+//! history's back only the destination itself can tell.
+
+mod past;
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Local, TimeDelta, Utc};
 use serde::Serialize;
 
 use crate::archive::ArchiveKind;
+use crate::catalog::failed_rehearsal;
 use crate::history::past::{PastRehearsal, PastRun};
+use crate::report::{rfc3339, rfc3339_or_null};
 use crate::schedule::Installed;
+use crate::status::past::Stored;
+use crate::units::Span;
+
+const DAY: Duration = Duration::from_hours(24);
+/// How old the newest complete backup may be where nothing tells how often runs start: twice a week, and a day.
+const WITHOUT_SCHEDULE: Duration = Duration::from_hours(5 * 24);
+/// So far two clocks may be apart.
+const CLOCK_SLACK: TimeDelta = TimeDelta::minutes(5);
 
 /// What is known on this machine.
 pub struct Known<'a> {
@@ -24,33 +40,516 @@ pub struct Known<'a> {
 }
 
 /// How the backups are.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Health {
     /// Whether the newest backup is complete and fresh.
     pub healthy: bool,
     /// The newest complete backup.
     pub backup_id: Option<String>,
     /// When it was made.
+    #[serde(serialize_with = "rfc3339_or_null")]
     pub created_at: Option<DateTime<Utc>>,
     /// How long ago that was.
     pub age_seconds: Option<u64>,
     /// How long ago it may be.
     pub max_age_seconds: u64,
+    /// Its archives together, in bytes.
+    pub size: Option<u64>,
     /// When the next run starts.
+    #[serde(serialize_with = "rfc3339_or_null")]
     pub next_run: Option<DateTime<Utc>>,
+    /// The last run that was recorded.
+    pub last_run: Option<LastRun>,
+    /// The last rehearsal that was recorded.
+    pub last_rehearsal: Option<LastRehearsal>,
+    /// One row for each configured destination.
+    pub destinations: Vec<Place>,
     /// Why it is not healthy, in words.
     pub reasons: Vec<String>,
+    /// What else is worth a look, in words.
+    pub remarks: Vec<String>,
+}
+
+/// A run that is over.
+#[derive(Clone, Debug, Serialize)]
+pub struct LastRun {
+    /// Its name in the history.
+    pub run_id: String,
+    /// When it began.
+    #[serde(serialize_with = "rfc3339_or_null")]
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    #[serde(serialize_with = "rfc3339_or_null")]
+    pub finished_at: Option<DateTime<Utc>>,
+    /// `ok`, `partial`, `failed`.
+    pub status: String,
+    /// The first line of what made it fail.
+    pub error: Option<String>,
+}
+
+/// A rehearsal that is over.
+#[derive(Clone, Debug, Serialize)]
+pub struct LastRehearsal {
+    /// Of which backup.
+    pub backup_id: String,
+    /// Where it was read.
+    pub destination: String,
+    /// Whether it would have been restorable; none: it could not be read to its end.
+    pub restorable: Option<bool>,
+    /// When it ended.
+    #[serde(serialize_with = "rfc3339")]
+    pub finished_at: DateTime<Utc>,
+}
+
+/// A destination.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Place {
+    /// Its name.
+    pub destination: String,
+    /// The newest backup of which it has all it is configured to get.
+    pub backup_id: Option<String>,
+    /// When that was made.
+    #[serde(serialize_with = "rfc3339_or_null")]
+    pub created_at: Option<DateTime<Utc>>,
+    /// How long ago that was.
+    pub age_seconds: Option<u64>,
+    /// Free bytes when the last run that asked began.
+    pub free: Option<u64>,
+    /// What the last run that had to do with it could not do there.
+    pub error: Option<String>,
+}
+
+impl Health {
+    /// Adds a reason why it is not healthy.
+    pub fn add_reason(&mut self, reason: String) {
+        self.healthy = false;
+        self.reasons.push(reason);
+    }
+}
+
+/// How old the newest complete backup may be: as given, else the schedule's longest interval and a day.
+pub fn max_age(
+    given: Option<Duration>,
+    schedule: Option<&Installed>,
+    now: DateTime<Utc>,
+) -> Duration {
+    let local = now.with_timezone(&Local);
+    let gap = || schedule.and_then(|schedule| schedule.calendar.longest_gap(&local));
+    given.unwrap_or_else(|| gap().map_or(WITHOUT_SCHEDULE, |gap| gap + DAY))
 }
 
 /// Judges what is known.
-pub fn judge(known: &Known<'_>, _now: DateTime<Utc>) -> Health {
-    Health {
-        healthy: false,
-        backup_id: None,
-        created_at: None,
-        age_seconds: None,
-        max_age_seconds: known.max_age.map_or(0, |age| age.as_secs()),
-        next_run: None,
+pub fn judge(known: &Known<'_>, now: DateTime<Utc>) -> Health {
+    let stored = Stored::read(known.runs, known.rehearsals);
+    let wanted = wanted(known.destinations);
+    let newest = stored.backups(now).find(|backup| {
+        wanted
+            .iter()
+            .all(|kind| stored.is_anywhere(backup, *kind, known.destinations))
+    });
+    let created_at = newest.map(|backup| stored.made_at(backup, &wanted));
+    let mut health = Health {
+        healthy: true,
+        backup_id: newest.map(|backup| backup.id().to_owned()),
+        created_at,
+        age_seconds: created_at.map(|at| age(at, now)),
+        max_age_seconds: max_age(known.max_age, known.schedule, now).as_secs(),
+        size: newest.map(|backup| stored.size(backup, &wanted)),
+        next_run: next_run(known.schedule, now),
+        last_run: known.runs.last().map(last_run),
+        last_rehearsal: known.rehearsals.last().map(last_rehearsal),
+        destinations: Vec::new(),
         reasons: Vec::new(),
+        remarks: Vec::new(),
+    };
+    for (name, kinds) in known.destinations {
+        let has_all =
+            |backup: &&past::Backup<'_>| kinds.iter().all(|kind| stored.is_at(backup, *kind, name));
+        let newest_here = stored.backups(now).find(has_all);
+        let created_at = newest_here.map(|backup| stored.made_at(backup, kinds));
+        health.destinations.push(Place {
+            destination: name.clone(),
+            backup_id: newest_here.map(|backup| backup.id().to_owned()),
+            created_at,
+            age_seconds: created_at.map(|at| age(at, now)),
+            free: past::free(known.runs, name),
+            error: past::error(known.runs, name),
+        });
+    }
+    health.reasons = reasons(known, &stored, newest, &wanted, &health, now);
+    health.remarks = remarks(known, &stored, newest, &health, now);
+    health.healthy = health.reasons.is_empty();
+    health
+}
+
+/// The kinds that any destination gets.
+fn wanted(destinations: &[(String, Vec<ArchiveKind>)]) -> Vec<ArchiveKind> {
+    let gets = |kind: &ArchiveKind| destinations.iter().any(|(_, kinds)| kinds.contains(kind));
+    ArchiveKind::ALL.into_iter().filter(gets).collect()
+}
+
+fn age(at: DateTime<Utc>, now: DateTime<Utc>) -> u64 {
+    u64::try_from((now - at).num_seconds()).unwrap_or(0)
+}
+
+fn next_run(schedule: Option<&Installed>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let schedule = schedule.filter(|schedule| schedule.faults.is_empty())?;
+    let next = schedule.calendar.next_after(&now.with_timezone(&Local))?;
+    Some(next.with_timezone(&Utc))
+}
+
+fn last_run(run: &PastRun) -> LastRun {
+    LastRun {
+        run_id: run.run_id.clone(),
+        started_at: run.started_at,
+        finished_at: run.finished_at,
+        status: run.status.clone(),
+        error: run.error.as_deref().and_then(first_line),
+    }
+}
+
+fn last_rehearsal(rehearsal: &PastRehearsal) -> LastRehearsal {
+    LastRehearsal {
+        backup_id: rehearsal.backup_id.clone(),
+        destination: rehearsal.destination.clone(),
+        restorable: rehearsal.restorable,
+        finished_at: rehearsal.finished_at,
+    }
+}
+
+fn first_line(text: &str) -> Option<String> {
+    text.lines().next().map(str::to_owned)
+}
+
+fn reasons(
+    known: &Known<'_>,
+    stored: &Stored<'_>,
+    newest: Option<&past::Backup<'_>>,
+    wanted: &[ArchiveKind],
+    health: &Health,
+    now: DateTime<Utc>,
+) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if known.runs.is_empty() {
+        reasons.push(never_ran(health.next_run));
+        return reasons;
+    }
+    let begun = known.runs.last().and_then(|run| run.started_at);
+    let latest = begun.max(health.created_at);
+    if let Some(latest) = latest.filter(|latest| *latest - now > CLOCK_SLACK) {
+        reasons.push(format!(
+            "the clock of this machine is behind the last run, of {}",
+            latest.format("%Y-%m-%d %H:%M UTC")
+        ));
+    }
+    match (newest, health.age_seconds) {
+        (None, _) | (_, None) => reasons.push("no backup is complete".to_owned()),
+        (Some(backup), Some(age)) if age > health.max_age_seconds => reasons.push(format!(
+            "the newest complete backup, {}, is {} old, more than {}",
+            backup.id(),
+            Span(Duration::from_secs(age)),
+            Span(Duration::from_secs(health.max_age_seconds))
+        )),
+        _ => {}
+    }
+    // What was made later and is worse.
+    if let Some(later) = stored.backups(now).next()
+        && newest.is_none_or(|newest| newest.id() != later.id())
+    {
+        let why = stored.missing(later, wanted, known.destinations);
+        reasons.push(format!(
+            "{} is not complete: {}",
+            later.id(),
+            why.join("; ")
+        ));
+    }
+    if let Some(run) = health
+        .last_run
+        .as_ref()
+        .filter(|run| run.status == "failed")
+    {
+        let when = run.started_at.map_or_else(String::new, |at| {
+            format!(" of {}", at.format("%Y-%m-%d %H:%M UTC"))
+        });
+        let why = run.error.as_deref().unwrap_or("it does not say why");
+        reasons.push(format!("the last run{when} failed: {why}"));
+    }
+    reasons
+}
+
+/// A machine that was set up yesterday is not late.
+fn never_ran(next: Option<DateTime<Utc>>) -> String {
+    let way_out = match next {
+        Some(next) => format!(
+            "the first one starts at {}",
+            next.with_timezone(&Local).format("%Y-%m-%d %H:%M")
+        ),
+        None => "nothing would start one: gitlab-pi-backup schedule install".to_owned(),
+    };
+    format!("no run was ever recorded on this machine; {way_out}")
+}
+
+fn remarks(
+    known: &Known<'_>,
+    stored: &Stored<'_>,
+    newest: Option<&past::Backup<'_>>,
+    health: &Health,
+    now: DateTime<Utc>,
+) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let lacking = health.destinations.iter().filter(|_| newest.is_some());
+    for place in lacking.filter(|place| place.backup_id != health.backup_id) {
+        let has = match (&place.backup_id, place.age_seconds) {
+            (Some(id), Some(age)) => {
+                format!(
+                    "the newest there is {id}, {} old",
+                    Span(Duration::from_secs(age))
+                )
+            }
+            _ => "there is no complete one".to_owned(),
+        };
+        remarks.push(format!(
+            "{} does not have the newest backup: {has}",
+            place.destination
+        ));
+    }
+    match known.runs.last() {
+        Some(run) if run.status == "partial" => {
+            let why = run.error.as_deref().and_then(first_line);
+            let why = why.unwrap_or_else(|| "it does not say why".to_owned());
+            remarks.push(format!("the last run was done in part: {why}"));
+        }
+        _ => {}
+    }
+    if let Some(rehearsal) = known
+        .rehearsals
+        .iter()
+        .rfind(|past| past.restorable.is_some())
+        && rehearsal.restorable == Some(false)
+    {
+        remarks.push(format!(
+            "{} at {}: {}",
+            rehearsal.backup_id,
+            rehearsal.destination,
+            failed_rehearsal(rehearsal.finished_at)
+        ));
+    }
+    if let Some(name) = stored.from_the_future(now) {
+        remarks.push(format!(
+            "{name} was made under a wrong clock and does not count"
+        ));
+    }
+    match known.schedule {
+        None if !known.runs.is_empty() => {
+            remarks.push(
+                "nothing starts runs by itself: gitlab-pi-backup schedule install".to_owned(),
+            );
+        }
+        None => {}
+        Some(schedule) => {
+            let faults = schedule
+                .faults
+                .iter()
+                .map(|fault| fault.replace("\n  ", ": "));
+            remarks.extend(faults);
+        }
+    }
+    remarks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const NOW: i64 = 1_702_900_000;
+
+    fn id(day: i64) -> String {
+        format!("{}_2023_12_16_17.8.2", NOW - 86_400 * day - 3_600)
+    }
+
+    fn data(day: i64) -> String {
+        format!("{}_gitlab_backup.tar", id(day))
+    }
+
+    fn config(day: i64) -> String {
+        format!(
+            "gitlab_config_{}_2023_12_16.tar",
+            NOW - 86_400 * day - 3_660
+        )
+    }
+
+    fn archive(kind: &str, name: &str, uploads: &[(&str, &str)]) -> Value {
+        let rows: Vec<_> = uploads
+            .iter()
+            .map(|(place, status)| {
+                let stored = matches!(*status, "uploaded" | "already_present");
+                json!({ "destination": place, "path": "/x", "status": status, "verified": stored,
+                    "error": (!stored).then_some("refused\n  do this") })
+            })
+            .collect();
+        json!({ "kind": kind, "name": name, "size": 10, "made_by_this_run": true, "doubts": [], "uploads": rows })
+    }
+
+    /// A run so many days ago that stored both archives at these places.
+    fn good(day: i64, places: &[&str]) -> Value {
+        let uploads: Vec<_> = places.iter().map(|place| (*place, "uploaded")).collect();
+        let manifests: Vec<_> = places
+            .iter()
+            .map(|place| json!({ "destination": place, "backup_id": id(day), "status": "written" }))
+            .collect();
+        json!({ "command": "run", "run_id": "r", "status": "ok", "backup_id": id(day),
+            "started_at": DateTime::from_timestamp(NOW - 86_400 * day - 3_700, 0),
+            "archives": [archive("config", &config(day), &uploads), archive("data", &data(day), &uploads)],
+            "manifests": manifests, "space": [{ "destination": "a", "free": 7 }] })
+    }
+
+    fn failed(day: i64) -> Value {
+        json!({ "command": "run", "run_id": "f", "status": "failed", "error": "no token\n  log in",
+            "started_at": DateTime::from_timestamp(NOW - 86_400 * day - 3_700, 0) })
+    }
+
+    fn rehearsed(day: i64, place: &str, restorable: bool) -> Value {
+        json!({ "command": "rehearse", "backup_id": id(day), "destination": place, "restorable": restorable,
+            "finished_at": "2023-12-17T00:00:00Z" })
+    }
+
+    fn health(entries: &[Value], max_age_days: u64) -> Health {
+        let both = vec![ArchiveKind::Config, ArchiveKind::Data];
+        judged(entries, &[("a".to_owned(), both)], max_age_days)
+    }
+
+    fn judged(entries: &[Value], destinations: &[(String, Vec<ArchiveKind>)], days: u64) -> Health {
+        let known = Known {
+            runs: &crate::history::past::runs(entries),
+            rehearsals: &crate::history::past::rehearsals(entries),
+            destinations,
+            schedule: None,
+            max_age: Some(DAY * u32::try_from(days).expect("few")),
+        };
+        judge(&known, DateTime::from_timestamp(NOW, 0).expect("a time"))
+    }
+
+    #[test]
+    fn the_newest_complete_backup_decides() {
+        let fresh = health(&[good(9, &["a"]), good(1, &["a"])], 5);
+        assert!(fresh.healthy, "{fresh:?}");
+        assert_eq!(fresh.backup_id, Some(id(1)));
+        assert_eq!(fresh.age_seconds, Some(86_400 + 3_600));
+        assert_eq!(fresh.size, Some(20));
+        assert_eq!(fresh.destinations[0].free, Some(7));
+        let no_doubts = |entries: &[Value], expected: &str| {
+            let health = health(entries, 5);
+            assert!(!health.healthy);
+            let all = health.reasons.join("\n");
+            assert!(all.contains(expected), "{expected} is not in\n{all}");
+        };
+        no_doubts(&[], "no run was ever recorded");
+        no_doubts(&[good(9, &["a"])], "is 9d 1h old, more than 5d");
+        no_doubts(&[good(1, &["a"]), failed(0)], "failed: no token");
+        no_doubts(&[failed(0)], "no backup is complete");
+        no_doubts(&[good(1, &["b"])], "the config archive is not at a");
+        no_doubts(
+            &[good(1, &["a"]), rehearsed(1, "a", false)],
+            "it was not restorable",
+        );
+        no_doubts(&[good(-3, &["a"])], "the clock of this machine is behind");
+        let doubtful = |mut run: Value| {
+            run["archives"][1]["doubts"] = json!(["no database dump"]);
+            run
+        };
+        no_doubts(&[doubtful(good(1, &["a"]))], "data: no database dump");
+        let without = |mut run: Value, key: &str| {
+            run[key] = json!([]);
+            run
+        };
+        no_doubts(&[without(good(1, &["a"]), "manifests")], "no manifest at a");
+        no_doubts(&[without(good(1, &["a"]), "archives")], "no config archive");
+    }
+
+    #[test]
+    fn what_later_runs_mended_is_whole_and_what_they_hurt_is_not() {
+        let uploads = |mut run: Value, index: usize, status: &str| {
+            let name = run["archives"][index]["name"]
+                .as_str()
+                .expect("a name")
+                .to_owned();
+            let kind = run["archives"][index]["kind"]
+                .as_str()
+                .expect("a kind")
+                .to_owned();
+            run["archives"][index] = archive(&kind, &name, &[("a", status)]);
+            run
+        };
+        let mut torn = uploads(good(1, &["a"]), 1, "failed");
+        torn["manifests"] = json!([]);
+        assert_eq!(health(std::slice::from_ref(&torn), 5).reasons.len(), 2);
+        // The next run sends the rest, and writes the manifest, without making anything.
+        let mut rest = good(1, &["a"]);
+        rest["archives"] = json!([archive("data", &data(1), &[("a", "uploaded")])]);
+        rest["archives"][0]["made_by_this_run"] = json!(false);
+        rest["run_id"] = json!("rest");
+        let mended = health(&[torn.clone(), rest], 5);
+        assert!(mended.healthy, "{mended:?}");
+        // A later run that could not ask changes nothing about what is there; a conflict does.
+        let later = |status| uploads(good(1, &["a"]), 0, status);
+        assert!(health(&[good(1, &["a"]), later("failed")], 5).healthy);
+        assert!(!health(&[good(1, &["a"]), later("conflict")], 5).healthy);
+        let rehearsals = [
+            good(1, &["a"]),
+            rehearsed(1, "a", false),
+            rehearsed(1, "a", true),
+        ];
+        assert!(health(&rehearsals, 5).healthy);
+    }
+
+    #[test]
+    fn one_place_that_has_it_is_enough_and_the_others_are_told() {
+        let both = vec![ArchiveKind::Config, ArchiveKind::Data];
+        let places = [
+            ("a".to_owned(), both.clone()),
+            ("b".to_owned(), vec![ArchiveKind::Data]),
+        ];
+        let partial = judged(&[good(4, &["a", "b"]), good(1, &["a"])], &places, 5);
+        assert!(partial.healthy, "{partial:?}");
+        assert_eq!(partial.backup_id, Some(id(1)));
+        assert_eq!(partial.destinations[1].backup_id, Some(id(4)));
+        assert_eq!(
+            partial.remarks[0],
+            format!(
+                "b does not have the newest backup: the newest there is {}, 4d 1h old",
+                id(4)
+            )
+        );
+        // Each kind at another place.
+        let apart = [
+            ("a".to_owned(), vec![ArchiveKind::Config]),
+            ("b".to_owned(), vec![ArchiveKind::Data]),
+        ];
+        assert!(judged(&[good(1, &["a", "b"])], &apart, 5).healthy);
+        assert!(!judged(&[good(1, &["a"])], &apart, 5).healthy);
+    }
+
+    #[test]
+    fn a_config_archive_belongs_to_the_backup_of_its_run() {
+        // The config command failed; yesterday's archive does not stand for today's.
+        let mut today = good(0, &["a"]);
+        today["archives"] = json!([archive("data", &data(0), &[("a", "uploaded")])]);
+        today["steps"] = json!([{ "step": "config_command", "status": "failed" }]);
+        let health_of = |runs: &[Value]| health(runs, 5);
+        assert!(!health_of(&[good(1, &["a"]), today.clone()]).healthy);
+        // One that was made alone, later, does.
+        let mut alone = good(0, &["a"]);
+        alone["archives"] = json!([archive("config", &config(0), &[("a", "uploaded")])]);
+        alone["backup_id"] = Value::Null;
+        let mended = health_of(&[good(1, &["a"]), today.clone(), alone]);
+        assert_eq!(mended.backup_id, Some(id(0)));
+        // It was not asked for: the nearest one of the day does.
+        today["steps"] = json!([{ "step": "config_command", "status": "skipped" }]);
+        let config_of_yesterday = health_of(&[good(1, &["a"]), today]);
+        assert!(
+            config_of_yesterday.backup_id == Some(id(1)),
+            "{config_of_yesterday:?}"
+        );
     }
 }
