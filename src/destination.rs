@@ -119,6 +119,17 @@ pub struct Destination {
     service: Service,
 }
 
+/// How full a place is, in bytes; none: it does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// What still fits.
+    pub free: Option<u64>,
+    /// What is taken, also by files that are not ours.
+    pub used: Option<u64>,
+    /// What would fit if it were empty.
+    pub total: Option<u64>,
+}
+
 /// What a place is.
 pub enum Service {
     /// A Dropbox account, or the folder of an app in it.
@@ -196,8 +207,8 @@ impl Destination {
         }
     }
 
-    /// Bytes that still fit; none if it does not say.
-    pub async fn space(&self, patience: &Patience) -> Result<Option<u64>, Error> {
+    /// How full it is.
+    pub async fn space(&self, patience: &Patience) -> Result<Space, Error> {
         match &self.service {
             Service::Dropbox(dropbox) => dropbox.space(patience).await,
         }

@@ -36,12 +36,27 @@ pub struct RunReport {
     pub manifests: Vec<ManifestReport>,
     /// What retention deleted.
     pub pruned: Vec<Pruned>,
+    /// How full each destination was when the run began, as far as it said.
+    pub space: Vec<SpaceReport>,
     /// What the guard found to have shrunk.
     pub warnings: Vec<String>,
     /// The first thing that made it fail.
     pub error: Option<String>,
     #[serde(skip)]
     exit: u8,
+}
+
+/// How full a destination is, in bytes; none: it does not say.
+#[derive(Debug, Serialize)]
+pub struct SpaceReport {
+    /// Its name.
+    pub destination: String,
+    /// What still fits.
+    pub free: Option<u64>,
+    /// What is taken, also by other files.
+    pub used: Option<u64>,
+    /// Both together.
+    pub total: Option<u64>,
 }
 
 /// An archive that retention deleted.
@@ -234,6 +249,7 @@ impl RunReport {
             archives: Vec::new(),
             manifests: Vec::new(),
             pruned: Vec::new(),
+            space: Vec::new(),
             warnings: Vec::new(),
             error: None,
             exit: 1,

@@ -7,10 +7,10 @@ use tokio::time::{Instant, timeout};
 
 use super::Run;
 use crate::archive::{ArchiveKind, find_archives, newest};
-use crate::destination::Destination;
+use crate::destination::{Destination, Space};
 use crate::error::Error;
 use crate::history;
-use crate::report::{Step, StepStatus};
+use crate::report::{SpaceReport, Step, StepReport, StepStatus};
 use crate::retry::Patience;
 use crate::units::{Size, Span};
 
@@ -18,6 +18,13 @@ use crate::units::{Size, Span};
 const PER_DESTINATION: Duration = Duration::from_secs(10);
 /// What fails is tried again for so long: enough for a hiccup, and what is wrong is still said at once.
 const TRIED_FOR: Duration = Duration::from_secs(2);
+
+/// What a look at a destination showed.
+#[derive(Default)]
+struct Checked {
+    problems: Vec<Problem>,
+    space: Option<SpaceReport>,
+}
 
 /// What is wrong with a destination.
 struct Problem {
@@ -40,7 +47,11 @@ impl Run<'_> {
             checked = join_all(checks) => checked,
             _ = self.job.stop.requested() => Vec::new(),
         };
-        let problems: Vec<_> = checked.into_iter().flatten().collect();
+        let mut problems = Vec::new();
+        for checked in checked {
+            problems.extend(checked.problems);
+            self.report.space.extend(checked.space);
+        }
         for problem in &problems {
             tracing::warn!("{}", problem.text);
         }
@@ -57,7 +68,7 @@ impl Run<'_> {
         } else {
             StepStatus::Failed
         };
-        self.report.steps.push(crate::report::StepReport {
+        self.report.steps.push(StepReport {
             step: Step::Preflight,
             status,
             seconds: super::seconds(start.elapsed()),
@@ -65,8 +76,9 @@ impl Run<'_> {
         });
     }
 
-    async fn check(&self, destination: &Destination, sizes: &[(ArchiveKind, u64)]) -> Vec<Problem> {
-        let mut problems = Vec::new();
+    async fn check(&self, destination: &Destination, sizes: &[(ArchiveKind, u64)]) -> Checked {
+        let mut checked = Checked::default();
+        let Checked { problems, space } = &mut checked;
         let fatal = |error: Error| Problem {
             text: error.to_string(),
             fatal: true,
@@ -107,16 +119,25 @@ impl Run<'_> {
                 .map(|(_, size)| size)
                 .sum();
             match destination.space(&patience).await {
-                Ok(Some(free)) if free < needed => problems.push(Problem {
-                    text: format!(
-                        "{}: {} free, but the last backup took {}\n  make room there",
-                        destination.name(),
-                        Size(free),
-                        Size(needed)
-                    ),
-                    fatal: false,
-                }),
-                Ok(_) => {}
+                Ok(Space { free, used, total }) => {
+                    *space = Some(SpaceReport {
+                        destination: destination.name().to_owned(),
+                        free,
+                        used,
+                        total,
+                    });
+                    if let Some(free) = free.filter(|free| *free < needed) {
+                        problems.push(Problem {
+                            text: format!(
+                                "{}: {} free, but the last backup took {}\n  make room there",
+                                destination.name(),
+                                Size(free),
+                                Size(needed)
+                            ),
+                            fatal: false,
+                        });
+                    }
+                }
                 Err(error) => problems.push(Problem {
                     text: error.to_string(),
                     fatal: false,
@@ -129,13 +150,13 @@ impl Run<'_> {
                 destination.name(),
                 Span(PER_DESTINATION)
             );
-            problems.push(Problem {
+            checked.problems.push(Problem {
                 text: text
                     + "\n  check the network; it is tried again when there is something to send",
                 fatal: true,
             });
         }
-        problems
+        checked
     }
 
     /// How large the last archive of each kind was, as far as this machine knows.

@@ -270,7 +270,7 @@ impl Parcel<'_> {
     /// What cannot fit is not begun: Dropbox would refuse it after the last byte.
     async fn check_space(&self, patience: &Patience) -> Result<(), Error> {
         let free = match self.destination.space(patience).await {
-            Ok(free) => free,
+            Ok(space) => space.free,
             // That the question is not answered does not mean that there is no room.
             Err(error) if error.kind().retry() == Retry::Never => {
                 tracing::warn!("{error}");

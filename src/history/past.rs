@@ -106,8 +106,12 @@ pub struct PastManifest {
 pub struct PastSpace {
     /// The destination's name.
     pub destination: String,
-    /// Free bytes.
-    pub free: u64,
+    /// What still fitted, in bytes; none: it did not say.
+    pub free: Option<u64>,
+    /// What was taken, also by other files.
+    pub used: Option<u64>,
+    /// What would have fitted in all.
+    pub total: Option<u64>,
 }
 
 /// A rehearsal that came to an end.

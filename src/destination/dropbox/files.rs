@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Call, Dropbox, argument_header, at};
 use crate::content_hash::Digest;
+use crate::destination::Space;
 use crate::destination::dropbox::api::{Entry, FileEntry};
 use crate::error::{Error, ErrorKind};
 use crate::http::Payload;
@@ -105,14 +106,14 @@ impl Dropbox {
         }
     }
 
-    /// Bytes that still fit; none if the account does not say.
-    pub async fn space(&self, patience: &Patience) -> Result<Option<u64>, Error> {
+    /// How full the account is.
+    pub async fn space(&self, patience: &Patience) -> Result<Space, Error> {
         let action = format!("{}: asking for free space", self.name);
         let answer = self
             .rpc(&action, "users/get_space_usage", &Value::Null, patience)
             .await?;
         let usage = answer.map_err(|refusal| refusal.error(ErrorKind::Unexpected, &action))?;
-        Ok(free_space(&usage))
+        Ok(space(&usage))
     }
 
     /// Deletes a file, but only if it still is the content that `rev` names; `false` if it is gone.
@@ -258,15 +259,23 @@ impl Dropbox {
     }
 }
 
-/// What an account or a member of a team may still store.
-fn free_space(usage: &Value) -> Option<u64> {
+/// How full the account is, as it is for a member of a team: what stops first, the team's limit or the member's.
+fn space(usage: &Value) -> Space {
     let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64);
-    let used = number(usage, "used")?;
-    let allocation = usage.get("allocation")?;
-    match allocation.get(".tag").and_then(Value::as_str)? {
-        "individual" => Some(number(allocation, "allocated")?.saturating_sub(used)),
-        "team" => {
-            let team = number(allocation, "allocated")?.saturating_sub(number(allocation, "used")?);
+    let space = |used: Option<u64>, total: Option<u64>| Space {
+        free: used
+            .zip(total)
+            .map(|(used, total)| total.saturating_sub(used)),
+        used,
+        total,
+    };
+    let used = number(usage, "used");
+    let allocation = &usage["allocation"];
+    let allocated = number(allocation, "allocated");
+    match allocation.get(".tag").and_then(Value::as_str) {
+        Some("individual") => space(used, allocated),
+        Some("team") => {
+            let team = space(number(allocation, "used"), allocated);
             // Some teams are only warned of their members' limits.
             let kind = allocation.pointer("/user_within_team_space_limit_type/.tag");
             let hard = kind
@@ -274,10 +283,15 @@ fn free_space(usage: &Value) -> Option<u64> {
                 .is_none_or(|kind| kind == "stop_sync");
             let limit = number(allocation, "user_within_team_space_allocated")
                 .filter(|limit| *limit > 0 && hard);
-            let own = number(allocation, "user_within_team_space_used_cached").unwrap_or(used);
-            Some(limit.map_or(team, |limit| team.min(limit.saturating_sub(own))))
+            let own = number(allocation, "user_within_team_space_used_cached").or(used);
+            let member = space(own, limit);
+            let member_is_first = match (member.free, team.free) {
+                (Some(member), Some(team)) => member < team,
+                (member, _) => member.is_some(),
+            };
+            if member_is_first { member } else { team }
         }
-        _ => None,
+        _ => space(used, None),
     }
 }
 
@@ -286,20 +300,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn free_space_of_a_person_and_of_a_team_member() {
+    fn space_of_a_person_and_of_a_team_member() {
+        let told = |usage: Value| {
+            let space = space(&usage);
+            (space.free, space.used, space.total)
+        };
         let person = json!({ "used": 10, "allocation": { ".tag": "individual", "allocated": 15 } });
-        assert_eq!(free_space(&person), Some(5));
+        assert_eq!(told(person), (Some(5), Some(10), Some(15)));
         let over = json!({ "used": 20, "allocation": { ".tag": "individual", "allocated": 15 } });
-        assert_eq!(free_space(&over), Some(0));
+        assert_eq!(told(over), (Some(0), Some(20), Some(15)));
         let member = json!({ "used": 7, "allocation": { ".tag": "team", "allocated": 100, "used": 50,
             "user_within_team_space_allocated": 9, "user_within_team_space_used_cached": 7 } });
-        assert_eq!(free_space(&member), Some(2));
+        assert_eq!(told(member), (Some(2), Some(7), Some(9)));
+        let warned = json!({ "used": 7, "allocation": { ".tag": "team", "allocated": 100, "used": 50,
+            "user_within_team_space_allocated": 9, "user_within_team_space_used_cached": 7,
+            "user_within_team_space_limit_type": { ".tag": "alert_only" } } });
+        assert_eq!(told(warned), (Some(50), Some(50), Some(100)));
+        let full_team = json!({ "used": 7, "allocation": { ".tag": "team", "allocated": 100, "used": 99,
+            "user_within_team_space_allocated": 9 } });
+        assert_eq!(told(full_team), (Some(1), Some(99), Some(100)));
         let unlimited = json!({ "used": 7, "allocation": { ".tag": "team", "allocated": 100, "used": 50,
             "user_within_team_space_allocated": 0 } });
-        assert_eq!(free_space(&unlimited), Some(50));
-        assert_eq!(
-            free_space(&json!({ "used": 7, "allocation": { ".tag": "other" } })),
-            None
-        );
+        assert_eq!(told(unlimited), (Some(50), Some(50), Some(100)));
+        for (nothing, used) in [
+            (
+                json!({ "used": 7, "allocation": { ".tag": "other" } }),
+                Some(7),
+            ),
+            (json!({ "used": 7 }), Some(7)),
+            (
+                json!({ "allocation": { ".tag": "individual", "allocated": "much" } }),
+                None,
+            ),
+            (json!(null), None),
+        ] {
+            assert_eq!(told(nothing), (None, used, None));
+        }
     }
 }
