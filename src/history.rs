@@ -50,29 +50,44 @@ pub fn record_rehearsal(
 fn add(state: &StateDir, value: &Value) -> io::Result<()> {
     let path = state.path().join(FILE);
     append_line(&path, &value.to_string())?;
-    let text = fs::read_to_string(&path)?;
-    let count = text.lines().count();
+    let bytes = fs::read(&path)?;
+    let count = lines(&bytes).count();
     if count > LONGEST + SLACK {
-        let kept: String = text
-            .lines()
-            .skip(count - LONGEST)
-            .map(|line| line.to_owned() + "\n")
-            .collect();
-        replace(&path, &kept)?;
+        let kept: Vec<_> = lines(&bytes).skip(count - LONGEST).collect();
+        replace(
+            &path,
+            kept.join(&b'\n')
+                .into_iter()
+                .chain(*b"\n")
+                .collect::<Vec<_>>(),
+        )?;
     }
     Ok(())
 }
 
+/// Without empty ones. A bad memory card leaves bytes that are no text, which spoil their line only.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+}
+
 /// All runs, the oldest first; damaged lines are passed over, a missing file is no run.
 pub fn read(state: &StateDir) -> io::Result<Vec<Value>> {
-    match fs::read_to_string(state.path().join(FILE)) {
-        Ok(text) => Ok(text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
+    Ok(read_and_count_damage(state)?.0)
+}
+
+/// Like [`read`], with the number of damaged lines.
+pub fn read_and_count_damage(state: &StateDir) -> io::Result<(Vec<Value>, usize)> {
+    let bytes = match fs::read(state.path().join(FILE)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
+        Err(error) => return Err(error),
+    };
+    let entries = lines(&bytes).filter_map(|line| serde_json::from_slice(line).ok());
+    let entries: Vec<Value> = entries.collect();
+    let damaged = lines(&bytes).count() - entries.len();
+    Ok((entries, damaged))
 }
 
 /// The rehearsals of a backup at a place that came to an end, the newest first: when, and whether it would
@@ -136,20 +151,17 @@ mod tests {
         let state = StateDir::new(dir.path());
         let path = dir.path().join(FILE);
         assert!(read(&state).expect("none yet").is_empty());
-        fs::write(
-            &path,
-            "{\"run_id\":\"old\"}\n\0\0\0\nnot json\n".repeat(LONGEST),
-        )
-        .expect("write");
+        let torn = b"{\"run_id\":\"old\"}\n\0\0\0\nnot json\n\xff\xfe\n\n";
+        fs::write(&path, torn.repeat(LONGEST)).expect("write");
+        let (runs, damaged) = read_and_count_damage(&state).expect("read");
+        assert_eq!((runs.len(), damaged), (LONGEST, 3 * LONGEST));
         record(
             &state,
             &RunReport::begin("new".to_owned(), DateTime::UNIX_EPOCH),
         )
         .expect("recorded");
-        assert_eq!(
-            fs::read_to_string(&path).expect("read").lines().count(),
-            LONGEST
-        );
+        let left = fs::read(&path).expect("read");
+        assert_eq!(lines(&left).count(), LONGEST);
         let runs = read(&state).expect("read");
         assert_eq!(
             runs.last().and_then(|run| run["run_id"].as_str()),
