@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -104,12 +105,21 @@ pub fn path(argument: Option<PathBuf>) -> PathBuf {
 /// Reads and checks the file, with this process's environment. The error names all faults.
 pub fn load(path: &Path) -> Result<Config, String> {
     let text = fs::read_to_string(path).map_err(|error| {
+        let way_out = if error.kind() == io::ErrorKind::NotFound {
+            "let `sudo gitlab-pi-backup login` write one, or name another with -c"
+        } else {
+            "name another with -c"
+        };
         format!(
-            "reading the configuration {}: {error}\n  \
-             write one as config.example.toml shows, or name another with -c",
+            "reading the configuration {}: {error}\n  {way_out}",
             path.display()
         )
     })?;
+    check(path, &text)
+}
+
+/// Checks what is in the file, or would be, with this process's environment. The error names all faults.
+pub fn check(path: &Path, text: &str) -> Result<Config, String> {
     let mut variables = Vec::new();
     let mut faults = Vec::new();
     for (name, value) in std::env::vars_os() {
@@ -122,7 +132,7 @@ pub fn load(path: &Path) -> Result<Config, String> {
         }
     }
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    let mut reader = Reader::new(&text, variables, credentials);
+    let mut reader = Reader::new(text, variables, credentials);
     let config = gather(&mut reader);
     let secret_in_file = reader.secret_in_file();
     faults.extend(reader.finish().iter().map(ToString::to_string));
@@ -177,9 +187,7 @@ fn gather(reader: &mut Reader) -> Config {
     }
     for (name, mut section) in sections {
         destinations.extend(destination::Settings::read(&name, &mut section));
-        // It becomes part of file names and environment variables.
-        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-        if name.is_empty() || !name.chars().all(good) {
+        if !destination::is_name(&name) {
             section.fault(
                 "type",
                 "the destination's name takes lower-case letters, digits, `-` and `_`",

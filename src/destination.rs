@@ -86,12 +86,25 @@ impl Settings {
         &self.kinds
     }
 
+    /// What only a Dropbox destination has; none for one of another type.
+    pub fn dropbox(&self) -> Option<&dropbox::Settings> {
+        match &self.service {
+            ServiceSettings::Dropbox(settings) => Some(settings),
+        }
+    }
+
     /// A file outside the configuration that holds a secret of this destination, if one is used.
     pub fn secret_file(&self) -> Option<&PathBuf> {
         match &self.service {
             ServiceSettings::Dropbox(settings) => settings.token_file(),
         }
     }
+}
+
+/// Whether a destination may be called so: its name becomes part of file names and environment variables.
+pub fn is_name(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    !name.is_empty() && name.chars().all(good)
 }
 
 /// A folder: absolute, without a slash at its end, empty for the root.

@@ -68,6 +68,7 @@ pub struct Error {
     action: String,
     reply: String,
     hint: Option<String>,
+    lacks: Vec<String>,
 }
 
 impl Error {
@@ -78,7 +79,21 @@ impl Error {
             action: action.into(),
             reply: printable(&reply.into()),
             hint: None,
+            lacks: Vec::new(),
         }
+    }
+
+    /// Notes which rights the credentials lack, by the service's names.
+    #[must_use]
+    pub fn lacking(mut self, rights: impl IntoIterator<Item: Into<String>>) -> Error {
+        let printed = rights.into_iter().map(|right| printable(&right.into()));
+        self.lacks = printed.collect();
+        self
+    }
+
+    /// The rights that the credentials lack, as far as that is why it failed.
+    pub fn lacks(&self) -> &[String] {
+        &self.lacks
     }
 
     /// Adds what the user can do, below what has been added before.

@@ -252,6 +252,11 @@ impl<'r> Section<'r> {
         matches!(self.places.get(key), Some(Place::Line(_)))
     }
 
+    /// Where a key that has been asked for is given, in words; none if it is not.
+    pub fn place(&self, key: &str) -> Option<String> {
+        self.places.get(key).map(ToString::to_string)
+    }
+
     /// A table below this one; empty if it is not given.
     #[must_use]
     pub fn section(&mut self, key: &str) -> Section<'r> {
@@ -396,8 +401,9 @@ impl<'r> Section<'r> {
     }
 }
 
-/// `destinations.my-box.app_key` → `GITLAB_PI_BACKUP_DESTINATIONS__MY_BOX__APP_KEY`.
-fn variable_name(dotted: &str) -> String {
+/// The environment variable of a key: `destinations.my-box.app_key` →
+/// `GITLAB_PI_BACKUP_DESTINATIONS__MY_BOX__APP_KEY`.
+pub fn variable_name(dotted: &str) -> String {
     let parts: Vec<_> = dotted.split('.').map(mangle).collect();
     format!("{ENV_PREFIX}{}", parts.join("__"))
 }

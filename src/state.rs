@@ -142,12 +142,32 @@ pub fn append_line(path: &Path, line: &str) -> io::Result<()> {
 /// Replaces a file whole: after a power cut it holds either the old or the new bytes.
 pub fn replace(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file =
-        private_file(OpenOptions::new().write(true).create(true).truncate(true)).open(&new)?;
-    file.write_all(bytes.as_ref())?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
+    let renamed = write_durably(&new, bytes.as_ref()).and_then(|()| fs::rename(&new, path));
+    if renamed.is_err() {
+        // Half a file that nobody reads.
+        let _ = fs::remove_file(&new);
+    }
+    renamed?;
     path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Makes a file whole, for its owner alone; one that is there is never touched, but an error. After a power
+/// cut it is there with all its bytes, or not at all.
+pub fn create(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+    let new = path.with_extension("new");
+    // A link, unlike a rename, takes no name that is taken.
+    let linked = write_durably(&new, bytes.as_ref()).and_then(|()| fs::hard_link(&new, path));
+    // It has done its work, or is half a file that nobody reads.
+    let _ = fs::remove_file(&new);
+    linked?;
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file =
+        private_file(OpenOptions::new().write(true).create(true).truncate(true)).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -188,6 +208,13 @@ mod tests {
         );
         replace(&path, "three\n").expect("replace");
         assert_eq!(fs::read_to_string(&path).expect("read"), "three\n");
+        let taken = create(&path, "four\n").expect_err("it is there");
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&path).expect("read"), "three\n");
+        fs::remove_file(&path).expect("removed");
+        create(&path, "four\n").expect("created");
+        assert_eq!(fs::read_to_string(&path).expect("read"), "four\n");
+        assert!(!path.with_extension("new").exists(), "left behind");
         assert_eq!(
             fs::metadata(&path).expect("metadata").permissions().mode() & 0o777,
             0o600

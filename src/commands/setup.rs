@@ -58,19 +58,7 @@ impl Setup {
         (config, selected): (Config, Vec<String>),
         operation: impl AsyncFnOnce(Setup) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            // Hashing takes a processor each, reading a disk; more threads would only take memory.
-            .max_blocking_threads(processors + 2)
-            .thread_keep_alive(Duration::from_mins(1))
-            .build()
-            .context("starting the I/O thread")
-            .map_err(|error| host_failure(&error))?;
-        let result = runtime.block_on(async {
-            let stop = Stop::listen()
-                .context("listening for signals")
-                .map_err(|error| host_failure(&error))?;
+        on_the_io_thread(async |stop, processors| {
             let stall = config.upload.stall_timeout;
             let settings = config.destinations.into_iter();
             let destinations =
@@ -87,10 +75,7 @@ impl Setup {
                 stop,
             };
             operation(setup).await
-        });
-        // A read that hangs on a dead disk must not keep the program from ending.
-        runtime.shutdown_timeout(Duration::from_millis(200));
-        result
+        })
     }
 
     /// The destinations that take part.
@@ -131,6 +116,30 @@ impl Setup {
             }
         })
     }
+}
+
+/// Carries `operation` out on the one I/O thread; it is told of signals, and how many processors there are.
+pub fn on_the_io_thread<T>(
+    operation: impl AsyncFnOnce(Stop, usize) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Hashing takes a processor each, reading a disk; more threads would only take memory.
+        .max_blocking_threads(processors + 2)
+        .thread_keep_alive(Duration::from_mins(1))
+        .build()
+        .context("starting the I/O thread")
+        .map_err(|error| host_failure(&error))?;
+    let result = runtime.block_on(async {
+        let stop = Stop::listen()
+            .context("listening for signals")
+            .map_err(|error| host_failure(&error))?;
+        operation(stop, processors).await
+    });
+    // A read that hangs on a dead disk must not keep the program from ending.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    result
 }
 
 /// What the machine does not let us do.

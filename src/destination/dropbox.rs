@@ -2,11 +2,12 @@
 
 mod api;
 mod auth;
+mod consent;
 mod files;
 mod journal;
 mod upload;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ use crate::retry::{Patience, Pause, retry};
 use crate::settings::Section;
 
 pub use crate::destination::dropbox::api::{Entry, FileEntry, SCOPES};
+pub use crate::destination::dropbox::consent::{
+    APPS_PAGE, CONNECTED_APPS_PAGE, Consent, Grant, Revoked,
+};
 pub use crate::destination::dropbox::files::{LARGEST_SMALL_FILE, LONGEST_RANGE};
 pub use crate::destination::dropbox::journal::{
     Header, JOURNALS, Unfinished, awaited, discard, unfinished,
@@ -34,6 +38,8 @@ pub use crate::destination::dropbox::upload::{Options, Transfer};
 #[derive(Debug)]
 pub struct Settings {
     credentials: Credentials,
+    /// Where the refresh token itself is given, in words; none if it is read from its file.
+    token_place: Option<String>,
     api_url: Url,
     content_url: Url,
 }
@@ -59,7 +65,11 @@ impl Settings {
             (true, false) if refresh_token_file.is_some() => refresh_token = None,
             _ => {}
         }
-        // Where a later log-in writes it.
+        let token_place = refresh_token
+            .is_some()
+            .then(|| section.place("refresh_token"))
+            .flatten();
+        // Where a log-in writes it.
         let refresh_token_file = refresh_token_file
             .unwrap_or_else(|| PathBuf::from(format!("/etc/gitlab-pi-backup/{name}.token")));
         let api_url = url(section, "api_url", "https://api.dropboxapi.com");
@@ -78,6 +88,7 @@ impl Settings {
         };
         Some(Settings {
             credentials,
+            token_place,
             api_url: api_url?,
             content_url: content_url?,
         })
@@ -89,6 +100,16 @@ impl Settings {
             .refresh_token
             .is_none()
             .then_some(&self.credentials.refresh_token_file)
+    }
+
+    /// Where a log-in stores the refresh token.
+    pub fn login_file(&self) -> &Path {
+        &self.credentials.refresh_token_file
+    }
+
+    /// Where the refresh token itself is given, in words; none if it is read from its file.
+    pub fn token_place(&self) -> Option<&str> {
+        self.token_place.as_deref()
     }
 }
 

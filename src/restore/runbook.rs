@@ -347,7 +347,7 @@ impl RunbookStep {
 }
 
 /// A word as a shell takes it for one.
-fn quote(word: &str) -> String {
+pub fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@+~%".contains(c);
     if !word.is_empty() && word.chars().all(plain) && !word.starts_with('~') {
         word.to_owned()

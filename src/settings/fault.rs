@@ -27,10 +27,19 @@ pub(super) enum Place {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::Line(line) => write!(f, "line {line}: {}", self.message),
-            Place::Variable(name) => write!(f, "environment variable {name}: {}", self.message),
-            Place::Credential(name) => write!(f, "credential {name}: {}", self.message),
             Place::Nowhere => f.write_str(&self.message),
+            place => write!(f, "{place}: {}", self.message),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Line(line) => write!(f, "line {line}"),
+            Place::Variable(name) => write!(f, "environment variable {name}"),
+            Place::Credential(name) => write!(f, "credential {name}"),
+            Place::Nowhere => f.write_str("nowhere"),
         }
     }
 }

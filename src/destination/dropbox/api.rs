@@ -178,7 +178,9 @@ pub fn read(action: &str, reply: &Reply) -> Outcome {
             }
             let error = failed(ErrorKind::Invalid, &text);
             if text.contains("scope") {
-                scope_hint(error)
+                // The text names the right in quotes, behind the call's name.
+                let named = SCOPES.iter().find(|scope| text.contains(&format!("'{scope}'")));
+                scope_hint(error).lacking(named.copied())
             } else {
                 error
             }
@@ -252,16 +254,18 @@ fn unauthorized(failed: Error, error: Option<&Value>) -> Error {
     match error.and_then(|error| error.get("required_scope")).and_then(Value::as_str) {
         Some(scope) => failed.hint(format!(
             "the refresh token lacks the right `{scope}`: tick it under Permissions in the Dropbox app console, \
-             submit, and obtain a new refresh token (an old one keeps the old rights)"
-        )),
-        None => failed.hint("the token was revoked or belongs to another app; obtain a new refresh token"),
+             submit, and obtain a new refresh token (an old one keeps the old rights): sudo gitlab-pi-backup login"
+        ))
+        .lacking([scope]),
+        None => failed.hint("the token was revoked or belongs to another app; obtain a new refresh token: \
+             sudo gitlab-pi-backup login"),
     }
 }
 
 /// The app itself lacks a right.
 fn scope_hint(error: Error) -> Error {
     error.hint(format!(
-        "tick {} under Permissions in the Dropbox app console, submit, and obtain a new refresh token",
+        "tick {} under Permissions in the Dropbox app console, submit, and obtain a new refresh token: sudo gitlab-pi-backup login",
         SCOPES.join(", ")
     ))
 }
