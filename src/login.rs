@@ -172,7 +172,11 @@ pub async fn log_in(
     let probe = Probe::new(job.destination, job.allowed);
     let finish = async {
         let proof = prove(&probe, &told).await;
-        report.scopes = if told.is_empty() { proof.scopes() } else { told };
+        report.scopes = if told.is_empty() {
+            proof.scopes()
+        } else {
+            told
+        };
         report.missing_scopes = proof.missing.iter().cloned().collect();
         report.account.clone_from(&proof.account);
         if !proof.is_good() {
@@ -322,7 +326,9 @@ fn tell_of_success(job: &Job<'_>, proof: &Proof, wrote_first: bool, report: &mut
                 first.shown()
             ));
         }
-        None => report.lines.push(format!("  configuration: {configuration}")),
+        None => report
+            .lines
+            .push(format!("  configuration: {configuration}")),
     }
     report.next = Some(format!("{} doctor", job.program));
 }
@@ -372,7 +378,9 @@ pub async fn revoke(job: &Job<'_>, given_at: Option<&str>) -> LoginReport {
     report.status = Status::Ok;
     report.lines = vec![
         format!("{name}: {what}, and {place}"),
-        format!("  what is stored there stays; the app can be disconnected at {CONNECTED_APPS_PAGE}"),
+        format!(
+            "  what is stored there stays; the app can be disconnected at {CONNECTED_APPS_PAGE}"
+        ),
         format!(
             "  runs fail from now on: log in again with `{program} login {name}`, or end them with\n  \
              `{program} schedule remove`",

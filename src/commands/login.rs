@@ -346,7 +346,9 @@ fn token_file_beside(path: &Path, name: &str) -> Option<PathBuf> {
 
 fn first_of(script: &Script, name: &str, path: &Path) -> First {
     let unless = |value: &Option<String>, default: &str| {
-        value.clone().filter(|value| value.trim_end_matches('/') != default)
+        value
+            .clone()
+            .filter(|value| value.trim_end_matches('/') != default)
     };
     let mut first = First::new(name, &script.app_key, token_file_beside(path, name));
     first.app_secret = Some(script.app_secret.clone());
@@ -360,7 +362,8 @@ fn first_of(script: &Script, name: &str, path: &Path) -> First {
 fn read_script(path: &Path) -> Result<Script, String> {
     let action = format!("reading the script {}", path.display());
     let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(LONGEST_SCRIPT + 1).read_to_string(&mut text));
+    let read =
+        File::open(path).and_then(|file| file.take(LONGEST_SCRIPT + 1).read_to_string(&mut text));
     read.map_err(|error| format!("{action}: {error}"))?;
     if text.len() as u64 > LONGEST_SCRIPT {
         return Err(format!("{action}: it is too long to be the script"));

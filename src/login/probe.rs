@@ -40,11 +40,7 @@ impl Proof {
     /// The rights it showed to have.
     pub fn scopes(&self) -> Vec<String> {
         let has = |scope: &&str| self.error.is_none() && !self.missing.contains(*scope);
-        SCOPES
-            .into_iter()
-            .filter(has)
-            .map(str::to_owned)
-            .collect()
+        SCOPES.into_iter().filter(has).map(str::to_owned).collect()
     }
 
     /// What a step came to; none if it lacked a right, which is noted.

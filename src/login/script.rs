@@ -237,7 +237,10 @@ impl Lexer<'_> {
             word.push(c);
         }
         let is_prefix = word.len() <= 2 && word.chars().all(|c| "rRbBuUfF".contains(c));
-        match self.rest.next_if(|c| is_prefix && (*c == '"' || *c == '\'')) {
+        match self
+            .rest
+            .next_if(|c| is_prefix && (*c == '"' || *c == '\''))
+        {
             Some(quote) => self.text(quote, &word.to_ascii_lowercase()),
             None => self.tokens.push(Token::Name(word)),
         }
@@ -405,6 +408,9 @@ mod tests {
         );
         let script = Script::read(FILLED).expect("the least");
         let debug = format!("{script:?}");
-        assert!(!debug.contains("sec\"") && !debug.contains("tok"), "{debug}");
+        assert!(
+            !debug.contains("sec\"") && !debug.contains("tok"),
+            "{debug}"
+        );
     }
 }

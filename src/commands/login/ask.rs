@@ -61,7 +61,12 @@ impl Ask<'_> {
                     Err(error) => format!("the answer could not be read: {error}"),
                     Ok(_) => "the input ended".to_owned(),
                 };
-                Err((1, format!("{why}; nothing was stored\n  begin again: sudo gitlab-pi-backup login")))
+                Err((
+                    1,
+                    format!(
+                        "{why}; nothing was stored\n  begin again: sudo gitlab-pi-backup login"
+                    ),
+                ))
             }
         }
     }

@@ -179,7 +179,9 @@ pub fn read(action: &str, reply: &Reply) -> Outcome {
             let error = failed(ErrorKind::Invalid, &text);
             if text.contains("scope") {
                 // The text names the right in quotes, behind the call's name.
-                let named = SCOPES.iter().find(|scope| text.contains(&format!("'{scope}'")));
+                let named = SCOPES
+                    .iter()
+                    .find(|scope| text.contains(&format!("'{scope}'")));
                 scope_hint(error).lacking(named.copied())
             } else {
                 error

@@ -110,8 +110,9 @@ impl Dropbox {
         let scopes = granted.scopes();
         let refresh_token = granted.refresh_token.ok_or_else(|| {
             let what = "Dropbox granted access for some hours, but gave no refresh token";
-            Error::new(ErrorKind::Unexpected, &action, what)
-                .hint("open the address exactly as it was printed, and paste the code that page shows")
+            Error::new(ErrorKind::Unexpected, &action, what).hint(
+                "open the address exactly as it was printed, and paste the code that page shows",
+            )
         })?;
         self.adopt(refresh_token.clone()).await;
         Ok(Grant {

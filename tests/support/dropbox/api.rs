@@ -27,6 +27,12 @@ impl Call<'_> {
     pub fn name(&self) -> &str {
         self.head.path().trim_start_matches("/2/")
     }
+
+    /// The bearer token, if there is one.
+    pub fn token(&self) -> Option<&str> {
+        let value = self.head.header("Authorization")?;
+        value.strip_prefix("Bearer ")
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -181,11 +187,7 @@ fn check_host(route: &Route, head: &Head) -> Answer<()> {
 }
 
 fn check_token(call: &Call, scope: &str) -> Answer<()> {
-    let token = call
-        .head
-        .header("Authorization")
-        .and_then(|value| value.strip_prefix("Bearer "));
-    let Some(token) = token else {
+    let Some(token) = call.token() else {
         return Err(bad_input(
             call.name(),
             "Must provide HTTP header \"Authorization\" or URL parameter \"authorization\".",
@@ -200,7 +202,16 @@ fn check_token(call: &Call, scope: &str) -> Answer<()> {
         Standing::Unknown => return Err(unauthorized("invalid_access_token")),
         Standing::Valid => {}
     }
-    if !scope.is_empty() && !call.shared.options.scopes.iter().any(|own| own == scope) {
+    let state = call.shared.state();
+    if !state.tokens.app_has(scope) {
+        let text = format!(
+            "Your app (ID: 1234567) is not permitted to access this endpoint because it does not have the required \
+             scope '{scope}'. The owner of the app can enable the scope for the app using the Permissions tab on the \
+             App Console."
+        );
+        return Err(bad_input(call.name(), text));
+    }
+    if !state.tokens.token_has(token, scope) {
         let error = json!({ ".tag": "missing_scope", "required_scope": scope });
         return Err(failure(401, &error).into());
     }

@@ -56,6 +56,14 @@ use self::sessions::Sessions;
 use self::tls::Tls;
 use self::tree::Tree;
 
+/// All the scopes that are known here.
+const SCOPES: [&str; 4] = [
+    "account_info.read",
+    "files.metadata.read",
+    "files.content.read",
+    "files.content.write",
+];
+
 /// How a stand-in behaves; the default is a fast, roomy, well-behaved one in clear text.
 #[derive(Debug, Clone)]
 #[allow(
@@ -86,8 +94,10 @@ pub struct Options {
     pub app_secret: Option<String>,
     /// A refresh token that is valid from the start.
     pub refresh_token: String,
-    /// The scopes every token has.
+    /// The scopes of [`Options::refresh_token`], and of tokens that come from no log-in.
     pub scopes: Vec<String>,
+    /// What is ticked under Permissions: the scopes of every token of a new log-in, and all that any may use.
+    pub app_scopes: Vec<String>,
     /// The port to listen at; 0 for any free one.
     pub port: u16,
     /// The most entries of one page of a listing, whatever the client's `limit`.
@@ -111,14 +121,8 @@ impl Default for Options {
             app_key: "standin-app-key".into(),
             app_secret: None,
             refresh_token: "standin-refresh-token".into(),
-            scopes: [
-                "account_info.read",
-                "files.metadata.read",
-                "files.content.read",
-                "files.content.write",
-            ]
-            .map(String::from)
-            .to_vec(),
+            scopes: SCOPES.map(String::from).to_vec(),
+            app_scopes: SCOPES.map(String::from).to_vec(),
             port: 0,
             list_page: 2000,
             list_empty_page: false,
@@ -352,6 +356,27 @@ impl Dropbox {
     pub fn authorize(&self, address: &str) -> Result<String, String> {
         let query = address.split_once('?').map_or("", |(_, query)| query);
         self.shared.state().tokens.authorize(query)
+    }
+
+    /// What the user sees after opening the same address and not allowing the app: no code.
+    pub fn deny(&self, address: &str) -> String {
+        let asked = self.authorize(address);
+        asked.err().unwrap_or_else(|| "error=access_denied".into())
+    }
+
+    /// The minutes that the codes so far are valid for are over.
+    pub fn expire_codes(&self) {
+        self.shared.state().tokens.expire_codes();
+    }
+
+    /// What is ticked under Permissions from now on; tokens keep the rights they have.
+    pub fn tick(&self, scopes: &[&str]) {
+        self.shared.state().tokens.tick(scopes);
+    }
+
+    /// All refresh tokens that are valid.
+    pub fn refresh_tokens(&self) -> Vec<String> {
+        self.shared.state().tokens.refresh_tokens()
     }
 
     /// All access tokens so far are expired.

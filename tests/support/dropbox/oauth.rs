@@ -31,45 +31,109 @@ struct Code {
     challenge: Option<String>,
     redirect: Option<String>,
     offline: bool,
+    scopes: Vec<String>,
+    expired: bool,
+}
+
+/// An access token.
+struct Access {
+    until: Instant,
+    scopes: Vec<String>,
+    /// The refresh token it came from.
+    refresh: Option<String>,
+}
+
+/// A refresh token.
+struct Refresh {
+    /// Whether it was obtained with the app's secret, and needs it for ever.
+    needs_secret: bool,
+    scopes: Vec<String>,
 }
 
 /// All tokens and codes of the one account.
 pub struct Tokens {
     app_key: String,
     app_secret: Option<String>,
+    /// What is ticked under Permissions.
+    app_scopes: Vec<String>,
+    /// The scopes of tokens from before there was any log-in.
+    scopes: Vec<String>,
     life: Duration,
-    access: HashMap<String, Instant>,
-    /// Refresh tokens, and whether they need the app's secret.
-    refresh: HashMap<String, bool>,
+    access: HashMap<String, Access>,
+    refresh: HashMap<String, Refresh>,
     codes: HashMap<String, Code>,
+    /// Codes that were used.
+    spent: Vec<String>,
 }
 
 impl Tokens {
     /// Only the refresh token of the options.
     pub fn new(options: &Options) -> Self {
+        let first = Refresh {
+            needs_secret: options.app_secret.is_some(),
+            scopes: options.scopes.clone(),
+        };
         Self {
             app_key: options.app_key.clone(),
             app_secret: options.app_secret.clone(),
+            app_scopes: options.app_scopes.clone(),
+            scopes: options.scopes.clone(),
             life: options.token_life,
             access: HashMap::new(),
-            refresh: HashMap::from([(options.refresh_token.clone(), options.app_secret.is_some())]),
+            refresh: HashMap::from([(options.refresh_token.clone(), first)]),
             codes: HashMap::new(),
+            spent: Vec::new(),
         }
     }
 
-    /// A new access token.
+    /// A new access token that belongs to no refresh token.
     pub fn issue(&mut self) -> String {
+        self.issue_from(None, self.scopes.clone())
+    }
+
+    fn issue_from(&mut self, refresh: Option<String>, scopes: Vec<String>) -> String {
         let token = format!("sl.standin-{}", random::id());
-        self.access
-            .insert(token.clone(), Instant::now() + self.life);
+        let until = Instant::now() + self.life;
+        let access = Access {
+            until,
+            scopes,
+            refresh,
+        };
+        self.access.insert(token.clone(), access);
         token
+    }
+
+    /// What is ticked under Permissions from now on; tokens keep the rights they have.
+    pub fn tick(&mut self, scopes: &[&str]) {
+        self.app_scopes = scopes.iter().map(ToString::to_string).collect();
+    }
+
+    /// Whether the app may ever do this.
+    pub fn app_has(&self, scope: &str) -> bool {
+        scope.is_empty() || self.app_scopes.iter().any(|own| own == scope)
+    }
+
+    /// Whether this token may do it.
+    pub fn token_has(&self, token: &str, scope: &str) -> bool {
+        let scopes = self.access.get(token).map(|access| &access.scopes);
+        scope.is_empty() || scopes.is_some_and(|scopes| scopes.iter().any(|own| own == scope))
+    }
+
+    /// All refresh tokens that are valid.
+    pub fn refresh_tokens(&self) -> Vec<String> {
+        self.refresh.keys().cloned().collect()
+    }
+
+    /// The minutes that codes are valid for are over.
+    pub fn expire_codes(&mut self) {
+        self.codes.values_mut().for_each(|code| code.expired = true);
     }
 
     /// How a token stands.
     pub fn standing(&self, token: &str) -> Standing {
         match self.access.get(token) {
             None => Standing::Unknown,
-            Some(until) if *until <= Instant::now() => Standing::Expired,
+            Some(access) if access.until <= Instant::now() => Standing::Expired,
             Some(_) => Standing::Valid,
         }
     }
@@ -77,7 +141,21 @@ impl Tokens {
     /// All access tokens are expired.
     pub fn expire(&mut self) {
         let now = Instant::now();
-        self.access.values_mut().for_each(|until| *until = now);
+        self.access
+            .values_mut()
+            .for_each(|access| access.until = now);
+    }
+
+    /// What `auth/token/revoke` does: the refresh token this one came from dies, and all that came from it.
+    pub fn revoke_one(&mut self, token: &str) {
+        let Some(access) = self.access.remove(token) else {
+            return;
+        };
+        if let Some(refresh) = access.refresh {
+            self.access
+                .retain(|_, other| other.refresh.as_ref() != Some(&refresh));
+            self.refresh.remove(&refresh);
+        }
     }
 
     /// No token is valid any more.
@@ -101,6 +179,14 @@ impl Tokens {
         {
             return Err("invalid code_challenge_method".into());
         }
+        let mut scopes = self.app_scopes.clone();
+        if let Some(wanted) = query.remove("scope") {
+            let wanted: Vec<_> = wanted.split(' ').map(str::to_owned).collect();
+            if let Some(other) = wanted.iter().find(|scope| !scopes.contains(scope)) {
+                return Err(format!("invalid scope: {other}"));
+            }
+            scopes = wanted;
+        }
         let code = random::id();
         let offline = query.get("token_access_type").map(String::as_str) == Some("offline");
         self.codes.insert(
@@ -109,6 +195,8 @@ impl Tokens {
                 challenge,
                 redirect: query.remove("redirect_uri"),
                 offline,
+                scopes,
+                expired: false,
             },
         );
         Ok(code)
@@ -149,31 +237,49 @@ impl Tokens {
 
     fn grant(&mut self, basic: Option<&str>, form: &HashMap<String, String>) -> Answer<Value> {
         let proven = self.client(basic, form)?;
-        let refresh = match form.get("grant_type").map(String::as_str) {
+        let mut reply = json!({
+            "token_type": "bearer",
+            "expires_in": self.life.as_secs(),
+        });
+        reply["access_token"] = match form.get("grant_type").map(String::as_str) {
             Some("refresh_token") => {
                 let token = required(form, "refresh_token")?;
-                let needs_secret = *self
+                let refresh = self
                     .refresh
                     .get(token)
                     .ok_or_else(|| invalid_grant("refresh token is invalid or revoked"))?;
-                if needs_secret && !proven {
+                if refresh.needs_secret && !proven {
                     return Err(no_auth_function());
                 }
-                None
+                let scopes = refresh.scopes.clone();
+                self.issue_from(Some(token.to_owned()), scopes).into()
             }
             Some("authorization_code") => {
-                let code = required(form, "code")?;
+                let given = required(form, "code")?;
+                if self.spent.iter().any(|spent| spent == given) {
+                    return Err(invalid_grant("code has already been used"));
+                }
                 // A code is spent by the first attempt, successful or not.
                 let code = self
                     .codes
-                    .remove(code)
+                    .remove(given)
+                    .filter(|code| !code.expired)
                     .ok_or_else(|| invalid_grant("code doesn't exist or has expired"))?;
+                self.spent.push(given.to_owned());
                 code.check(proven, form)?;
-                code.offline.then(|| {
+                let scopes = code.scopes.clone();
+                reply["scope"] = scopes.join(" ").into();
+                let refresh = code.offline.then(|| {
                     let token = format!("standin-refresh-{}", random::id());
-                    self.refresh.insert(token.clone(), proven);
+                    let refresh = Refresh {
+                        needs_secret: proven,
+                        scopes: scopes.clone(),
+                    };
+                    self.refresh.insert(token.clone(), refresh);
+                    reply["refresh_token"] = token.clone().into();
                     token
-                })
+                });
+                self.issue_from(refresh, scopes).into()
             }
             _ => {
                 return Err(token_error(
@@ -182,14 +288,6 @@ impl Tokens {
                 ));
             }
         };
-        let mut reply = json!({
-            "access_token": self.issue(),
-            "token_type": "bearer",
-            "expires_in": self.life.as_secs(),
-        });
-        if let Some(refresh) = refresh {
-            reply["refresh_token"] = refresh.into();
-        }
         Ok(reply)
     }
 }
@@ -233,7 +331,6 @@ pub fn token(call: &Call, body: &mut Body) -> Answer {
         .get("grant_type")
         .is_some_and(|grant| grant == "authorization_code")
     {
-        reply["scope"] = call.shared.options.scopes.join(" ").into();
         reply["uid"] = "1234".into();
         reply["account_id"] = super::files::ACCOUNT_ID.into();
     }
@@ -256,7 +353,8 @@ pub fn revoke(call: &Call, arg: &Value) -> Answer {
             "request body: expected null, got value",
         ));
     }
-    call.shared.state().tokens.revoke();
+    let token = call.token().unwrap_or_default();
+    call.shared.state().tokens.revoke_one(token);
     Ok(Reply::json(200, &Value::Null))
 }
 

@@ -225,7 +225,11 @@ def account_and_tokens():
     code = requests.get(flow.start(), timeout=10).text
     granted = flow.finish(code)
     assert client(oauth2_refresh_token=granted.refresh_token).users_get_space_usage()
+    assert granted.scope.split() == [
+        "account_info.read", "files.metadata.read", "files.content.read", "files.content.write"
+    ]
     refused(requests.HTTPError, flow.finish, code)
+    log_in_in_part(flow)
 
     token = {"Authorization": "Bearer " + granted.access_token}
     api, content = "https://api.dropboxapi.com/2/", "https://content.dropboxapi.com/2/"
@@ -245,7 +249,30 @@ def account_and_tokens():
     refused(dropbox.exceptions.AuthError, client().users_get_space_usage)
 
 
+def log_in_in_part(other):
+    flow = dropbox.DropboxOAuth2FlowNoRedirect(
+        KEY, use_pkce=True, token_access_type="offline", scope=["files.metadata.read"], ca_certs=CA_FILE
+    )
+    code = requests.get(flow.start(), timeout=10).text
+    refused(requests.HTTPError, other.finish, code)  # which has another verifier
+    granted = flow.finish(requests.get(flow.start(), timeout=10).text)
+    assert granted.scope == "files.metadata.read"
+    limited = client(oauth2_refresh_token=granted.refresh_token)
+    error = refused(dropbox.exceptions.AuthError, limited.users_get_space_usage)
+    assert error.error.get_missing_scope().required_scope == "account_info.read"
+    limited.auth_token_revoke()
+    dead = client(oauth2_refresh_token=granted.refresh_token)
+    refused(dropbox.exceptions.AuthError, dead.files_list_folder, "")
+    assert client().users_get_space_usage(), "the others live on"
+
+
 def secrets():
+    flow = dropbox.DropboxOAuth2FlowNoRedirect(
+        KEY, consumer_secret="s3cret", token_access_type="offline", ca_certs=CA_FILE
+    )
+    granted = flow.finish(requests.get(flow.start(), timeout=10).text)
+    assert client(app_secret="s3cret", oauth2_refresh_token=granted.refresh_token).users_get_space_usage()
+    refused(dropbox.exceptions.BadInputError, client(oauth2_refresh_token=granted.refresh_token).users_get_space_usage)
     assert client(app_secret="s3cret").users_get_space_usage()
     refused(dropbox.exceptions.BadInputError, client().users_get_space_usage)
     refused(dropbox.exceptions.BadInputError, client(app_secret="wrong").users_get_space_usage)
