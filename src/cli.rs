@@ -1,5 +1,6 @@
 //! The command line.
 
+pub mod manual;
 pub mod upkeep;
 
 use std::path::PathBuf;
@@ -15,7 +16,14 @@ use crate::units::Span;
 
 /// Verified backups of a self-hosted GitLab, brought to Dropbox
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    long_about = manual::begin("", None),
+    after_long_help = manual::end(""),
+    mut_subcommands(manual::explain)
+)]
 pub struct Cli {
     /// What is asked of every command.
     #[command(flatten)]

@@ -78,7 +78,13 @@ fn every_command_and_option_is_told_and_no_other() {
         );
         for argument in command.get_arguments() {
             let Some(long) = argument.get_long() else {
-                let value = format!("`{name} [BACKUP]`");
+                let value = argument.get_value_names().expect("a built command")[0].as_str();
+                let (open, close) = if argument.is_required_set() {
+                    ("", "")
+                } else {
+                    ("[", "]")
+                };
+                let value = format!("`{name} {open}{value}{close}`");
                 assert!(told.iter().any(|row| row[0] == value), "{value}");
                 continue;
             };
@@ -176,6 +182,14 @@ fn every_field_of_json_is_told_and_no_other() {
             ],
         ),
         ("prune", vec![host.run("prune --accept-shrink --json")]),
+        ("completions", vec![host.run("completions bash --json")]),
+        (
+            "man",
+            vec![
+                host.run("man --json"),
+                host.run(&format!("man {} --json", host.path("man").display())),
+            ],
+        ),
     ];
     // What is told of every document.
     let (_, common) = README.split_once("## JSON").expect("the part");
@@ -248,6 +262,7 @@ fn every_exit_status_is_told() {
     let with_what_it_needs = |command: &str| match command {
         "run" => "run --skip-create".to_owned(),
         "restore" => format!("restore --to {restored}"),
+        "completions" => "completions zsh".to_owned(),
         other => other.to_owned(),
     };
     let all: Vec<_> = names.iter().map(|name| with_what_it_needs(name)).collect();
@@ -277,6 +292,8 @@ fn every_exit_status_is_told() {
         let expected: &[i32] = match command {
             "run" | "restore" => &[0, 1, 2, 4],
             "prune" => &[0, 2, 3, 4],
+            // They need neither configuration nor network.
+            "completions" | "man" => &[0, 2],
             _ => &[0, 1, 2],
         };
         assert_eq!(statuses, expected, "{command}");
