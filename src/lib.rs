@@ -31,7 +31,7 @@
 //! random or as a stream ·
 //! [`error`] errors of anything remote · [`http`] the HTTP client · [`retry`] the one loop that sleeps ·
 //! [`settings`] reads settings and collects faults · [`state`] lock and durable files ·
-//! [`stop`] signals · [`progress`] how far an upload is · [`units`] sizes, durations, rates.
+//! [`stop`] signals · [`process`] commands that are run to their end · [`progress`] how far an upload is · [`units`] sizes, durations, rates.
 
 pub mod archive;
 pub mod backup;
@@ -54,6 +54,7 @@ pub mod login;
 pub mod manifest;
 pub mod notify;
 pub mod page;
+pub mod process;
 pub mod progress;
 pub mod prune;
 pub mod recovery;

@@ -17,6 +17,7 @@ const FLOORS: [(u8, &[&str]); 4] = [
             "error",
             "http",
             "http/*",
+            "process",
             "progress",
             "retry",
             "settings",
@@ -98,7 +99,7 @@ const SIBLINGS: u8 = 2;
 const SLEEPERS: [(&str, &str); 6] = [
     ("progress", "a log line every 30 seconds"),
     (
-        "gitlab/host/process",
+        "process",
         "the ten seconds between asking a process group to end and making it",
     ),
     ("retry", "the one loop that sleeps between attempts"),

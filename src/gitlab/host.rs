@@ -2,7 +2,6 @@
 //! older versions of GitLab end with 0 although a part of the backup failed.
 
 mod lines;
-mod process;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,13 +10,16 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::archive::ArchiveKind;
-use crate::gitlab::host::process::Invocation;
+use crate::process::{self, Invocation};
 use crate::settings::Section;
 use crate::stop::Stop;
 use crate::units::Span;
 
 pub use crate::gitlab::host::lines::tells_of_failure;
-pub use crate::gitlab::host::process::CommandFailure;
+pub use crate::process::{CommandFailure, IoPriority};
+
+/// Before each line of GitLab's in the log.
+const LABEL: &str = "gitlab";
 
 /// Which of GitLab's tools makes the data archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -26,19 +28,6 @@ pub enum Engine {
     /// `gitlab-backup create`.
     #[default]
     GitlabBackup,
-}
-
-/// How hard the commands may press on the disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum IoPriority {
-    /// Only when nobody else wants it.
-    #[default]
-    Idle,
-    /// The lowest of the normal ones.
-    BestEffort,
-    /// As it is.
-    None,
 }
 
 /// `[gitlab]`.
@@ -167,10 +156,12 @@ pub async fn make_archive(
 ) -> Result<(), CommandFailure> {
     let look = format!("is GitLab installed? if it is elsewhere, set `gitlab.{kind}_command`");
     let invocation = Invocation {
+        label: LABEL,
         words: &settings.command(kind),
         environment: &BTreeMap::new(),
         priority: Some((settings.nice, settings.ionice)),
         timeout: settings.timeout,
+        plain: lines::plain,
         tells_of_failure: match kind {
             // `gitlab-ctl backup-etc` lists files of any name, and ends with tar's status.
             ArchiveKind::Config => |_| false,
@@ -178,7 +169,7 @@ pub async fn make_archive(
         },
         where_to_look: &look,
     };
-    process::run(&invocation, stop).await
+    process::run(&invocation, Some(stop)).await
 }
 
 /// Runs one of the commands that put a backup back, to its end. `tells_of_failure` judges its lines.
@@ -190,14 +181,16 @@ pub async fn run_command(
     stop: &Stop,
 ) -> Result<(), CommandFailure> {
     let invocation = Invocation {
+        label: LABEL,
         words,
         environment,
         priority: None,
         timeout: settings.timeout,
+        plain: lines::plain,
         tells_of_failure,
         where_to_look: "is GitLab installed?",
     };
-    process::run(&invocation, stop).await
+    process::run(&invocation, Some(stop)).await
 }
 
 /// Whether a program is on this machine, where its commands are looked for.

@@ -4,6 +4,8 @@
 //! with 0 all the same (<https://gitlab.com/gitlab-org/gitlab/-/issues/411497>), and often in the middle
 //! of a line that announced the task. No rule looks for `error` or `failed` alone: projects may be named so.
 
+use crate::process::without_colours;
+
 /// What a line of a failure begins with.
 const FAILURES: [&str; 14] = [
     "Failed to create compressed file '",
@@ -33,18 +35,7 @@ const ANNOUNCEMENTS: [&str; 5] = [
 
 /// A line without colours, blanks around it and its time stamp.
 pub fn plain(line: &str) -> String {
-    let mut text = String::new();
-    let mut chars = line.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c == '\u{1b}' && chars.next_if_eq(&'[').is_some() {
-            // A control sequence ends in a letter or another sign from `@` on.
-            while chars.next_if(|c| !('@'..='~').contains(c)).is_some() {}
-            chars.next();
-        } else if !c.is_control() || c == '\t' {
-            text.push(c);
-        }
-    }
-    without_stamp(text.trim()).to_owned()
+    without_stamp(&without_colours(line)).to_owned()
 }
 
 /// Whether a plain line tells that a part of the backup failed.

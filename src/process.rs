@@ -9,14 +9,13 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::IoPriority;
-use super::lines::plain;
-use crate::stop::Stop;
+use crate::stop::{Stop, StopSignal};
 use crate::units::Span;
 
 /// Between SIGTERM and SIGKILL.
@@ -58,6 +57,19 @@ const SECRET: [&str; 8] = [
     "BIGQUERY_SERVICE_ACCOUNT_JSON",
 ];
 
+/// How hard a command may press on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IoPriority {
+    /// Only when nobody else wants it.
+    #[default]
+    Idle,
+    /// The lowest of the normal ones.
+    BestEffort,
+    /// As it is.
+    None,
+}
+
 /// How a command failed, although it may have made an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandFailure {
@@ -70,23 +82,27 @@ pub struct CommandFailure {
 }
 
 /// What is run, and how.
-pub(super) struct Invocation<'a> {
+pub struct Invocation<'a> {
+    /// Whose command it is, before each line of its output in the log.
+    pub label: &'static str,
     /// The program and its arguments.
-    pub(super) words: &'a [String],
+    pub words: &'a [String],
     /// Variables it gets beside the inherited ones.
-    pub(super) environment: &'a BTreeMap<&'static str, &'static str>,
+    pub environment: &'a BTreeMap<&'a str, &'a str>,
     /// How little it presses on processor and disk; nothing where somebody waits for it.
-    pub(super) priority: Option<(u8, IoPriority)>,
+    pub priority: Option<(u8, IoPriority)>,
     /// It is ended when it takes longer.
-    pub(super) timeout: Duration,
-    /// Whether a line of its output means that it failed, whatever its exit status says.
-    pub(super) tells_of_failure: fn(&str) -> bool,
+    pub timeout: Duration,
+    /// A line of its output as it is judged and shown.
+    pub plain: fn(&str) -> String,
+    /// Whether such a line means that it failed, whatever its exit status says.
+    pub tells_of_failure: fn(&str) -> bool,
     /// What to do where it is not on this machine.
-    pub(super) where_to_look: &'a str,
+    pub where_to_look: &'a str,
 }
 
-/// Runs a command to its end.
-pub(super) async fn run(invocation: &Invocation<'_>, stop: &Stop) -> Result<(), CommandFailure> {
+/// Runs a command to its end; a signal ends it, too, if somebody listens for one.
+pub async fn run(invocation: &Invocation<'_>, stop: Option<&Stop>) -> Result<(), CommandFailure> {
     let shown = invocation.words.join(" ");
     let failure = |doubt: String, hint: &str| CommandFailure {
         message: format!("running `{shown}`: {doubt}{hint}"),
@@ -121,13 +137,17 @@ pub(super) async fn run(invocation: &Invocation<'_>, stop: &Stop) -> Result<(), 
             .take()
             .map(|pipe| tokio::spawn(read_lines(pipe, sender))),
     ];
-    let listening = tokio::spawn(listen(receiver, invocation.tells_of_failure));
+    let listening = tokio::spawn(listen(
+        receiver,
+        invocation.label,
+        (invocation.plain, invocation.tells_of_failure),
+    ));
     let deadline = Instant::now() + invocation.timeout;
     let ended = tokio::select! {
         status = timeout_at(deadline, child.wait()) => {
             status.map_err(|_| format!("took longer than {}", Span(invocation.timeout)))
         }
-        signal = stop.requested() => Err(format!("was stopped by {}", signal.name())),
+        signal = requested(stop) => Err(format!("was stopped by {}", signal.name())),
     };
     let ended = match ended {
         Ok(status) => status.map_err(|error| format!("cannot be waited for: {error}")),
@@ -154,6 +174,13 @@ pub(super) async fn run(invocation: &Invocation<'_>, stop: &Stop) -> Result<(), 
             })
         }
         Ok(_) => Ok(()),
+    }
+}
+
+async fn requested(stop: Option<&Stop>) -> StopSignal {
+    match stop {
+        Some(stop) => stop.requested().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -223,7 +250,11 @@ impl Heard {
 }
 
 /// Logs and judges every line until the output ends.
-async fn listen(mut lines: mpsc::Receiver<String>, tells_of_failure: fn(&str) -> bool) -> Heard {
+async fn listen(
+    mut lines: mpsc::Receiver<String>,
+    label: &'static str,
+    (plain, tells_of_failure): (fn(&str) -> String, fn(&str) -> bool),
+) -> Heard {
     let mut heard = Heard::default();
     let mut aborted = false;
     while let Some(raw) = lines.recv().await {
@@ -232,12 +263,12 @@ async fn listen(mut lines: mpsc::Receiver<String>, tells_of_failure: fn(&str) ->
         let tells = tells_of_failure(&line) || aborted && !line.is_empty();
         aborted = tells && line == "rake aborted!";
         if tells {
-            tracing::warn!("gitlab: {line}");
+            tracing::warn!("{label}: {line}");
             if heard.failures.len() < SHOWN_LINES {
                 heard.failures.push(line.clone());
             }
         } else {
-            tracing::debug!("gitlab: {line}");
+            tracing::debug!("{label}: {line}");
         }
         if !line.is_empty() {
             heard.last.push_back(line);
@@ -277,8 +308,24 @@ async fn read_lines(pipe: impl AsyncRead + Unpin, lines: mpsc::Sender<String>) {
     }
 }
 
+/// A line without colours and what else would steer a terminal.
+pub fn without_colours(line: &str) -> String {
+    let mut text = String::new();
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == '\u{1b}' && chars.next_if_eq(&'[').is_some() {
+            // A control sequence ends in a letter or another sign from `@` on.
+            while chars.next_if(|c| !('@'..='~').contains(c)).is_some() {}
+            chars.next();
+        } else if !c.is_control() || c == '\t' {
+            text.push(c);
+        }
+    }
+    text.trim().to_owned()
+}
+
 /// The inherited `PATH`, and the folders where GitLab's commands are.
-pub(super) fn search_path() -> OsString {
+pub fn search_path() -> OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     if !path.is_empty() {
         path.push(":");
@@ -287,7 +334,8 @@ pub(super) fn search_path() -> OsString {
     path
 }
 
-pub(super) fn find_program(name: &str, path: &OsString) -> Option<PathBuf> {
+/// Where a program is: at its path, or in the first folder of `path` that has it.
+pub fn find_program(name: &str, path: &OsString) -> Option<PathBuf> {
     let is_program = |path: &PathBuf| {
         path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
     };
