@@ -106,7 +106,7 @@ impl Probe<'_> {
         let account = proof.unless_lacking(dropbox.account(&patience()).await)?;
         proof.account = account.flatten();
         let free = proof.unless_lacking(destination.space(&patience()).await)?;
-        proof.free = free.flatten();
+        proof.free = free.and_then(|space| space.free);
 
         let bytes = self.content.clone().into_bytes();
         let hash = Digest::of(&bytes);

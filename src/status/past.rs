@@ -278,7 +278,7 @@ impl<'a> Configs<'a> {
 pub(super) fn free(runs: &[PastRun], place: &str) -> Option<u64> {
     let mut spaces = runs.iter().rev().flat_map(|run| &run.space);
     let space = spaces.find(|space| space.destination == place)?;
-    Some(space.free)
+    space.free
 }
 
 /// What the last run that had to do with a destination could not do there.
