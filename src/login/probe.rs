@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-use crate::content_hash::Digest;
+use crate::content_hash::hash_source;
 use crate::destination::dropbox::{Dropbox, SCOPES};
 use crate::destination::{Destination, Service};
 use crate::error::{Error, ErrorKind};
@@ -108,9 +108,9 @@ impl Probe<'_> {
         let free = proof.unless_lacking(destination.space(&patience()).await)?;
         proof.free = free.and_then(|space| space.free);
 
-        let bytes = self.content.clone().into_bytes();
-        let hash = Digest::of(&bytes);
-        let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes));
+        let source = MemorySource::new(self.content.clone());
+        let source: Arc<dyn Source> = Arc::new(source);
+        let hash = hash_source(source.as_ref()).expect("memory is always read");
         let stored = destination.put(path, &source, hash, &patience()).await;
         let stored = proof.unless_lacking(stored)?;
         let looked = destination.stat(path, &patience()).await;

@@ -7,7 +7,9 @@
 )]
 
 pub mod backup;
+pub mod dialogue;
 pub mod dropbox;
 pub mod host;
 pub mod kill;
+pub mod log_in;
 pub mod lost;
