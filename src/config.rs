@@ -38,6 +38,8 @@ pub struct Config {
     pub retention: Option<RetentionPolicy>,
     /// `[guard]`.
     pub guard: guard::Settings,
+    /// `[report]`: where the report page is written after each run; none: nowhere.
+    pub report_file: Option<PathBuf>,
 }
 
 /// `[upload]`.
@@ -177,6 +179,9 @@ fn gather(reader: &mut Reader) -> Config {
     let mut section = root.section("guard");
     let guard = guard::Settings::read(&mut section);
     section.finish();
+    let mut section = root.section("report");
+    let report_file = report_file(&mut section);
+    section.finish();
     let mut destinations = Vec::new();
     let sections = root.section("destinations").sections();
     if sections.is_empty() {
@@ -203,7 +208,20 @@ fn gather(reader: &mut Reader) -> Config {
         upload,
         retention,
         guard,
+        report_file,
     }
+}
+
+/// A run has no folder of its own that a shorter name could start from.
+fn report_file(section: &mut Section<'_>) -> Option<PathBuf> {
+    let file = section.get::<PathBuf>("file")?;
+    if !file.is_absolute() || file.file_name().is_none() {
+        section.fault(
+            "file",
+            "takes the full path of a file, like \"/var/www/html/backup.html\"",
+        );
+    }
+    Some(file)
 }
 
 /// A fault if group or others may read or write a file with secrets; a missing file has none.
@@ -292,6 +310,21 @@ mod tests {
                     .all(|fault| fault.contains("`gitlab.etc_dir`: takes")),
                 "{told:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_report_page_has_a_full_path() {
+        let least = "[destinations.a]\ntype = \"dropbox\"\napp_key = \"k\"\n";
+        for (path, right) in [
+            ("/srv/page.html", true),
+            ("page.html", false),
+            ("/", false),
+            ("", false),
+        ] {
+            let (config, _, told) = read(&format!("[report]\nfile = \"{path}\"\n{least}"));
+            assert_eq!(told.is_empty(), right, "{path}: {told:?}");
+            assert_eq!(config.report_file, Some(path.into()));
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::list::local;
 use super::setup::{Failure, Setup};
-use super::{ExitStatus, USAGE, tell};
+use super::{ExitStatus, USAGE, report, tell};
 use crate::archive::{Archive, ArchiveKind, ArchiveName, belonging, newest};
 use crate::backup::record::Record;
 use crate::catalog::{Wanted, find};
@@ -126,6 +126,7 @@ async fn rehearse(
         let folder = setup.state.path().display();
         tracing::warn!("the rehearsal cannot be added to the history in {folder}: {error}");
     }
+    report::refresh(setup);
     let restorable = rehearsal.restorable == Some(true);
     Ok(Report {
         command: "rehearse",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::setup::{Failure, Setup};
-use super::{ExitStatus, USAGE, tell};
+use super::{ExitStatus, USAGE, report, tell};
 use crate::archive::ArchiveKind;
 use crate::backup::{self, Job, Request};
 use crate::cli::{Global, RunArgs};
@@ -60,6 +60,9 @@ async fn carry_out(
     if !dry_run && let Err(error) = history::record(&setup.state, &report) {
         let folder = setup.state.path().display();
         tracing::warn!("the run cannot be added to the history in {folder}: {error}");
+    }
+    if !dry_run {
+        report::refresh(setup);
     }
     Ok(report)
 }

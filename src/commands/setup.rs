@@ -1,6 +1,7 @@
 //! What the commands that work with destinations start from: the configuration, made into parts.
 
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -33,6 +34,8 @@ pub struct Setup {
     pub destinations: Vec<Destination>,
     /// The names of those that take part.
     pub selected: Vec<String>,
+    /// Where the report page is written after each run, if anywhere.
+    pub report_file: Option<PathBuf>,
     /// How archives are sent and fetched.
     pub upload: Options,
     /// Lock, journals, history, cache.
@@ -69,6 +72,7 @@ impl Setup {
                 retention: config.retention,
                 destinations: destinations.collect(),
                 selected,
+                report_file: config.report_file,
                 upload: config.upload.options,
                 state: StateDir::new(&config.state_dir),
                 show: show(global),
