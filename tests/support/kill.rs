@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "not every test binary kills")]
 
+use std::process::Command;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -19,24 +20,46 @@ pub fn kill_at(
     n: usize,
     moment: Moment,
 ) -> Option<Ended> {
+    kill_command_at(dropbox, host.command(arguments), n, moment)
+}
+
+/// The same of a command.
+pub fn kill_command_at(
+    dropbox: &Dropbox,
+    command: Command,
+    n: usize,
+    moment: Moment,
+) -> Option<Ended> {
+    let ended = signal_at(dropbox, command, n, moment, Signal::KILL);
+    ended.status.is_some().then_some(ended)
+}
+
+/// Runs a command, and sends it a signal when its `n`-th request from 0 reaches `moment`; how it ended.
+pub fn signal_at(
+    dropbox: &Dropbox,
+    mut command: Command,
+    n: usize,
+    moment: Moment,
+    signal: Signal,
+) -> Ended {
     let target = Arc::new(AtomicI32::new(0));
     let victim = target.clone();
     let started = Arc::new(Mutex::new(()));
     let held = started.lock().expect("not poisoned");
     let wait = started.clone();
-    let kill = move || {
+    let send = move || {
         drop(wait.lock());
         let pid = Pid::from_raw(victim.load(Ordering::SeqCst)).expect("a process");
         // Gone already where the request before this one was the last that it saw.
-        let _ = kill_process(pid, Signal::KILL);
+        let _ = kill_process(pid, signal);
     };
     dropbox.clear_faults();
-    dropbox.fault(Fault::on("", What::Call(moment, Arc::new(kill))).skip(n));
-    let child = host.spawn(arguments);
+    dropbox.fault(Fault::on("", What::Call(moment, Arc::new(send))).skip(n));
+    let child = command.spawn().expect("the program starts");
     let process = i32::try_from(child.id()).expect("a process");
     target.store(process, Ordering::SeqCst);
     drop(held);
     let ended = Ended::from(child.wait_with_output().expect("ended"));
     dropbox.clear_faults();
-    ended.status.is_some().then_some(ended)
+    ended
 }
