@@ -47,19 +47,19 @@ pub(super) fn section(runs: &[Entry<'_>], clock: &Clock<'_>) -> String {
                 .map(|error| first_line(error, 120));
         }
     }
-    let told: Vec<_> = Ending::ALL
-        .into_iter()
-        .zip(counts)
-        .filter(|(ending, n)| *n > 0 || *ending == Ending::Good)
-        .collect();
-    let summary: Vec<_> = told
+    let nothing = days.is_empty().then_some("no run");
+    let counted = Ending::ALL.into_iter().zip(counts);
+    let told: Vec<_> = counted.filter(|(_, n)| *n > 0).collect();
+    let summary = told
         .iter()
-        .map(|(ending, n)| format!("{n} {}", ending.word()))
-        .collect();
+        .map(|(ending, n)| format!("{n} {}", ending.word()));
+    let summary = nothing
+        .map(str::to_owned)
+        .unwrap_or_else(|| summary.collect::<Vec<_>>().join(", "));
     let mut html = "<section aria-labelledby=\"calendar\">\n<h2 id=\"calendar\">A year of runs</h2>\n<div class=\"year\">\n".to_owned();
     for half in 0..HALVES {
         let start = first + Days::new(half * WEEKS_PER_HALF * 7);
-        html += &weeks(half, start, &days, &summary.join(", "), clock);
+        html += &weeks(half, start, &days, &summary, clock);
     }
     html += "</div>\n<ul class=\"legend\">\n";
     for (ending, n) in told {
@@ -71,7 +71,9 @@ pub(super) fn section(runs: &[Entry<'_>], clock: &Clock<'_>) -> String {
             word = ending.word()
         );
     }
-    html + "<li class=\"note\">the worst run of each day</li>\n</ul>\n</section>\n"
+    let note = nothing.map_or("the worst run of each day", |_| "no run in the last year");
+    let _ = writeln!(html, "<li>{note}</li>");
+    html + "</ul>\n</section>\n"
 }
 
 fn weeks(

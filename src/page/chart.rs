@@ -3,6 +3,7 @@
 //! Only what is drawn is SVG, stretched to whatever room there is; what is read beside it is text of the page, which
 //! has the right size on every screen.
 
+use std::cmp::Ordering;
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
@@ -27,8 +28,11 @@ const LEAST_SLOTS: usize = 12;
 /// A value that a clock or a hand has spoilt must not make everything else invisible: a week.
 const LONGEST_SECONDS: f64 = 7.0 * 86_400.0;
 
-/// How large the archives of each kind were.
+/// How large the archives of each kind were; nothing if there was none.
 pub(super) fn sizes(runs: &[Entry<'_>], clock: &Clock<'_>) -> String {
+    if runs.iter().all(|entry| entry.run.archives.is_empty()) {
+        return String::new();
+    }
     let mut html = "<section aria-labelledby=\"sizes\">\n<h2 id=\"sizes\">Size of the archives</h2>\n<div class=\"charts\">\n".to_owned();
     for kind in [ArchiveKind::Data, ArchiveKind::Config] {
         html += &size(kind, runs, clock);
@@ -71,15 +75,12 @@ fn size(kind: ArchiveKind, runs: &[Entry<'_>], clock: &Clock<'_>) -> String {
         x(last.0),
         x(first.0)
     );
-    let since = if points.len() == 1 {
-        String::new()
-    } else {
-        let (sign, more) = if last.1 >= first.1 {
-            ("+", last.1 - first.1)
-        } else {
-            ("−", first.1 - last.1)
-        };
-        format!("{sign}{} since {}", Size(more), clock.day(first.0))
+    let day = clock.day(first.0);
+    let since = match last.1.cmp(&first.1) {
+        _ if points.len() == 1 => String::new(),
+        Ordering::Greater => format!("+{} since {day}", Size(last.1 - first.1)),
+        Ordering::Equal => format!("as on {day}"),
+        Ordering::Less => format!("−{} since {day}", Size(first.1 - last.1)),
     };
     let labels = match points.len() {
         1 => vec![clock.day(first.0)],
@@ -140,18 +141,15 @@ fn points(kind: ArchiveKind, runs: &[Entry<'_>]) -> Vec<(DateTime<Utc>, u64)> {
         .collect()
 }
 
-/// What a run spends its time with.
-const PARTS: [(&str, &[&str]); 4] = [
-    ("configuration backup", &["config_command"]),
-    ("data backup", &["data_command"]),
-    ("upload", &["upload"]),
-    (
-        "everything else",
-        &["preflight", "manifest", "prune", "notify"],
-    ),
+/// What a run spends its time with: in words, and the step it is; the last one takes every other step.
+const PARTS: [(&str, &str); 4] = [
+    ("configuration backup", "config_command"),
+    ("data backup", "data_command"),
+    ("upload", "upload"),
+    ("everything else", ""),
 ];
 
-/// How long the runs took, and with what.
+/// How long the runs took, and with what; nothing if there was none.
 pub(super) fn durations(runs: &[Entry<'_>], clock: &Clock<'_>) -> String {
     let head =
         "<section aria-labelledby=\"durations\">\n<h2 id=\"durations\">Duration of the runs</h2>\n";
@@ -161,7 +159,7 @@ pub(super) fn durations(runs: &[Entry<'_>], clock: &Clock<'_>) -> String {
         .collect();
     let shown = &worked[worked.len().saturating_sub(MOST_BARS)..];
     let (Some(first), Some(last)) = (shown.first(), shown.last()) else {
-        return format!("{head}<p class=\"note\">No run has been recorded yet.</p>\n</section>\n");
+        return String::new();
     };
     let rows: Vec<_> = shown.iter().map(|entry| spent(entry.run)).collect();
     let total = |row: &[f64; PARTS.len()]| row.iter().sum::<f64>();
@@ -190,16 +188,18 @@ pub(super) fn durations(runs: &[Entry<'_>], clock: &Clock<'_>) -> String {
         let _ = write!(drawn, "<path class=\"p{n}\" d=\"{}\"/>", bars[n]);
         let _ = writeln!(legend, "<li><i class=\"p{n}\"></i>{name}</li>");
     }
-    let labels = if rows.len() == 1 {
-        vec![clock.day(first.at)]
-    } else {
-        vec![clock.day(first.at), clock.day(last.at)]
+    let (from, to) = (clock.day(first.at), clock.day(last.at));
+    let labels = match rows.len() {
+        1 => vec![from.clone()],
+        // The last of them does not stand at the right.
+        n if n < LEAST_SLOTS => vec![format!("{from} – {to}")],
+        _ => vec![from.clone(), to.clone()],
     };
     let told = format!(
         "{} from {} to {}, the longest {}.",
         count(rows.len(), "run"),
-        clock.day(first.at),
-        clock.day(last.at),
+        from,
+        to,
         scale.told(rows.iter().map(total).fold(0.0, f64::max))
     );
     let chart = frame(
@@ -215,16 +215,15 @@ pub(super) fn durations(runs: &[Entry<'_>], clock: &Clock<'_>) -> String {
 
 /// Seconds of a run for each of [`PARTS`].
 fn spent(run: &PastRun) -> [f64; PARTS.len()] {
-    PARTS.map(|(_, steps)| {
-        let steps = run
-            .steps
-            .iter()
-            .filter(|step| steps.contains(&step.step.as_str()));
-        steps
-            .map(|step| step.seconds.clamp(0.0, LONGEST_SECONDS))
-            .filter(|seconds| seconds.is_finite())
-            .sum()
-    })
+    let mut spent = [0.0; PARTS.len()];
+    for step in &run.steps {
+        let named = PARTS.iter().position(|(_, name)| *name == step.step);
+        // Numbers of a damaged line may be anything.
+        if step.seconds.is_finite() {
+            spent[named.unwrap_or(PARTS.len() - 1)] += step.seconds.clamp(0.0, LONGEST_SECONDS);
+        }
+    }
+    spent
 }
 
 /// What the height means.

@@ -62,7 +62,7 @@ pub(super) fn rehearsals(known: &Known<'_>, clock: &Clock<'_>) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             rows,
-            "<tr><th scope=\"row\">{}</th>{told}</tr>",
+            "<tr><th scope=\"row\" class=\"place\">{}</th>{told}</tr>",
             Escaped(shown)
         );
     }
