@@ -96,13 +96,17 @@ const FLOORS: [(u8, &[&str]); 4] = [
 const SIBLINGS: u8 = 2;
 
 /// Who waits for time to pass, and why.
-const SLEEPERS: [(&str, &str); 6] = [
+const SLEEPERS: [(&str, &str); 7] = [
     ("progress", "a log line every 30 seconds"),
     (
         "process",
         "the ten seconds between asking a process group to end and making it",
     ),
     ("retry", "the one loop that sleeps between attempts"),
+    (
+        "schedule/clock",
+        "looks every two seconds whether something has set the clock",
+    ),
     ("http/watch", "looks at a connection at every tick"),
     ("http/body", "spreads a body over time: the bandwidth limit"),
     (

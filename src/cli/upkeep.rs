@@ -43,6 +43,9 @@ pub enum ScheduleCommand {
     Install(ScheduleArgs),
     /// Take it away without a trace
     Remove(ScheduleRemoveArgs),
+    /// Wait at most three minutes until something has set the clock; what the service does first
+    #[command(hide = true)]
+    AwaitClock,
 }
 
 /// Options of `schedule show` and `schedule install`.
@@ -57,6 +60,12 @@ pub struct ScheduleArgs {
     /// When: in systemd's calendar form or in cron's
     #[arg(long, value_name = "SPEC", default_value = "Wed,Sat 04:00")]
     pub at: String,
+    /// The program that is started, for whoever builds a package [default: this one]
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub program: Option<PathBuf>,
+    /// The units as a package brings them, for whoever builds one
+    #[arg(long, hide = true, conflicts_with = "cron")]
+    pub packaged: bool,
 }
 
 /// Options of `schedule remove`.

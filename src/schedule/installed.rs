@@ -8,13 +8,12 @@ use rustix::process::geteuid;
 
 use super::calendar::Calendar;
 use super::crontab::{self, Crontab};
+use super::files::ours;
 use super::program::run;
+use super::units::{SERVICE, TIMER};
 use super::{Installed, Manager};
 use crate::gitlab::host::has_program;
 
-/// The timer, and what it starts.
-pub(super) const TIMER: &str = "gitlab-pi-backup.timer";
-pub(super) const SERVICE: &str = "gitlab-pi-backup.service";
 /// There while systemd runs this machine (`sd_booted(3)`).
 const BOOTED: &str = "/run/systemd/system";
 /// So long for an answer.
@@ -129,7 +128,7 @@ impl Timer {
 
     /// What it amounts to; none if nobody has installed it, though the package brings it.
     fn judge(&self) -> Option<Installed> {
-        let is_packaged_only = !self.is_enabled && !self.is_active && !super::units::are_ours();
+        let is_packaged_only = !self.is_enabled && !self.is_active && ours().is_empty();
         if !self.is_loaded || is_packaged_only {
             return None;
         }

@@ -1,0 +1,105 @@
+//! The block in root's crontab: written and taken out by `crontab` itself.
+
+use std::time::Duration;
+
+use super::crontab::{Crontab, lines};
+use super::installed::{has_cron, read};
+use super::program::run;
+use super::{CRONTAB, Calendar, Change, Job, Report};
+
+const NOT_LONG: Duration = Duration::from_secs(10);
+
+fn block(job: &Job, calendar: &Calendar) -> Result<Vec<String>, String> {
+    let times = calendar.to_cron()?;
+    Ok(lines(&times, &job.program, job.config.as_deref()))
+}
+
+fn text(block: &[String]) -> String {
+    String::from_utf8_lossy(&Crontab::default().with(block)).into_owned()
+}
+
+/// What would be written.
+pub(super) fn show(job: &Job, calendar: &Calendar, report: &mut Report) -> Result<(), String> {
+    report.file(CRONTAB, Some(text(&block(job, calendar)?)), Change::Planned);
+    note_what_cron_lacks(job, report);
+    Ok(())
+}
+
+/// Writes the one block.
+pub(super) fn install(job: &Job, calendar: &Calendar, report: &mut Report) -> Result<(), String> {
+    if !has_cron() {
+        return Err(
+            "no `crontab` is on this machine\n  apt install cron, or use systemd".to_owned(),
+        );
+    }
+    let block = block(job, calendar)?;
+    let before = read()?;
+    let crontab = Crontab::parse(&before);
+    let wanted = crontab.with(&block);
+    let change = if wanted == before {
+        Change::Unchanged
+    } else {
+        write(&wanted)?;
+        let there = Crontab::parse(&read()?);
+        if there.ours != block {
+            return Err(
+                "root's crontab was written, but does not hold the block now\n  \
+                 look at it: crontab -l"
+                    .to_owned(),
+            );
+        }
+        Change::Written
+    };
+    report.file(CRONTAB, Some(text(&block)), change);
+    for line in &crontab.by_hand {
+        report.notes.push(format!(
+            "a line that somebody wrote into root's crontab starts runs, too; take it out (crontab -e): {line}"
+        ));
+    }
+    note_what_cron_lacks(job, report);
+    Ok(())
+}
+
+fn note_what_cron_lacks(job: &Job, report: &mut Report) {
+    if !job.credentials.is_empty() {
+        report.notes.push(
+            "cron hands over no credentials: their secrets must stand in the configuration or its files"
+                .to_owned(),
+        );
+    }
+}
+
+/// Takes the block out. `note`: what to say if there was one.
+pub(super) fn remove(report: &mut Report, note: &str) -> Result<(), String> {
+    let before = read()?;
+    let crontab = Crontab::parse(&before);
+    for line in &crontab.by_hand {
+        report.notes.push(format!(
+            "a line that somebody wrote into root's crontab starts runs, and is left as it is: {line}"
+        ));
+    }
+    if !crontab.is_marked {
+        return Ok(());
+    }
+    if crontab.others.is_empty() {
+        check(run("crontab", &["-r"], None, NOT_LONG)?)?;
+    } else {
+        write(&crontab.others)?;
+    }
+    report.file(CRONTAB, None, Change::Removed);
+    if !note.is_empty() {
+        report.notes.push(note.to_owned());
+    }
+    Ok(())
+}
+
+fn write(text: &[u8]) -> Result<(), String> {
+    check(run("crontab", &["-"], Some(text), NOT_LONG)?)
+}
+
+fn check(ended: super::program::Ended) -> Result<(), String> {
+    if ended.status.success() {
+        return Ok(());
+    }
+    Err(format!("changing root's crontab: {}", ended.why()))
+}
