@@ -1,12 +1,13 @@
 //! The run: GitLab's commands, then every archive to every destination.
 //!
-//! In this order, and each for a reason: look whether the destinations answer, so that what is wrong is
+//! In this order, and each for a reason: run what the user wants to be run before; look whether the destinations answer, so that what is wrong is
 //! said at once; finish what an earlier run left, because those archives are nowhere else yet; make the
 //! backups, even if a destination is down, since they are worth something on this disk too; send only
 //! what this run made, so that an old archive never passes for today's. What fails is a row in the
 //! report and stops nothing else.
 
 mod finish;
+mod hooks;
 mod leftover;
 mod look;
 mod preflight;
@@ -25,6 +26,7 @@ use crate::destination::Destination;
 use crate::destination::dropbox::Options;
 use crate::gitlab::host::{self, make_archive};
 use crate::guard;
+use crate::hooks::Settings as Hooks;
 use crate::progress::Show;
 use crate::report::{
     ArchiveReport, Outcome, RunReport, Step, StepReport, StepStatus, UploadStatus,
@@ -40,6 +42,8 @@ pub struct Job<'a> {
     pub gitlab: &'a host::Settings,
     /// `[guard]`.
     pub guard: &'a guard::Settings,
+    /// `[hooks]`.
+    pub hooks: &'a Hooks,
     /// `[retention]`, unless nothing is to be pruned.
     pub retention: Option<&'a RetentionPolicy>,
     /// All configured destinations.
@@ -112,6 +116,9 @@ pub async fn run(job: &Job<'_>, run_id: String, now: DateTime<Utc>) -> RunReport
         silent: Vec::new(),
         restoring: unfinished(job.state),
     };
+    if !run.before().await {
+        return run.conclude(start, Depth::Nothing).await;
+    }
     run.preflight().await;
     run.skip_commands();
     let upload_start = Instant::now();
@@ -150,7 +157,15 @@ pub async fn run(job: &Job<'_>, run_id: String, now: DateTime<Utc>) -> RunReport
     uploading += upload_start.elapsed();
     run.step_uploads(uploading);
     run.write_manifests(record).await;
-    run.conclude(start).await
+    run.conclude(start, Depth::Everything).await
+}
+
+/// How far a run got.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// It was stopped before it began: no destination is touched.
+    Nothing,
+    Everything,
 }
 
 impl Run<'_> {
@@ -330,7 +345,7 @@ impl Run<'_> {
         });
     }
 
-    async fn conclude(mut self, start: Instant) -> RunReport {
+    async fn conclude(mut self, start: Instant, depth: Depth) -> RunReport {
         let kinds_of = |destination: &Destination| {
             let kinds = destination.kinds().to_vec();
             (destination.name().to_owned(), kinds)
@@ -343,7 +358,7 @@ impl Run<'_> {
             dry_run: self.job.request.dry_run,
         };
         self.report.conclude(&outcome);
-        if !self.job.request.dry_run {
+        if !self.job.request.dry_run && depth == Depth::Everything {
             if let Some(policy) = self.job.retention {
                 self.prune(policy).await;
             }
@@ -351,6 +366,7 @@ impl Run<'_> {
                 self.write_recovery().await;
             }
         }
+        self.after().await;
         let took = TimeDelta::from_std(start.elapsed()).unwrap_or_default();
         self.report.finished_at = self.now + took;
         self.report

@@ -23,6 +23,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::{Cli, Command, Global};
+use crate::logging::Tail;
 
 /// What `main` ends the program with.
 pub type ExitStatus = u8;
@@ -32,12 +33,12 @@ pub const USAGE: ExitStatus = 2;
 /// Another process holds the lock.
 pub const LOCKED: ExitStatus = 4;
 
-/// Carries out a command.
-pub fn run(cli: &Cli) -> ExitStatus {
+/// Carries out a command. `log` is the end of its log, for whoever is told how it went.
+pub fn run(cli: &Cli, log: &Tail) -> ExitStatus {
     let name = cli.command.name();
     let json = cli.global.json;
     let result = match &cli.command {
-        Command::Run(arguments) => run::run(&cli.global, arguments),
+        Command::Run(arguments) => run::run(&cli.global, arguments, log),
         Command::List(arguments) => list::run(&cli.global, arguments),
         Command::Prune(arguments) => prune::run(&cli.global, arguments),
         Command::Rehearse(arguments) => rehearse::run(&cli.global, arguments),

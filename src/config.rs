@@ -12,7 +12,9 @@ use crate::destination;
 use crate::destination::dropbox::Options;
 use crate::gitlab::host;
 use crate::guard;
+use crate::hooks;
 use crate::http::Bandwidth;
+use crate::notify;
 use crate::retention::RetentionPolicy;
 use crate::settings::{ENV_CONFIG, ENV_PREFIX, Reader, Section};
 use crate::units::{MIB, Rate, Size, Span};
@@ -38,6 +40,10 @@ pub struct Config {
     pub retention: Option<RetentionPolicy>,
     /// `[guard]`.
     pub guard: guard::Settings,
+    /// `[hooks]`.
+    pub hooks: hooks::Settings,
+    /// `[notify]`.
+    pub notify: notify::Settings,
     /// `[report]`: where the report page is written after each run; none: nowhere.
     pub report_file: Option<PathBuf>,
 }
@@ -106,7 +112,36 @@ pub fn path(argument: Option<PathBuf>) -> PathBuf {
 
 /// Reads and checks the file, with this process's environment. The error names all faults.
 pub fn load(path: &Path) -> Result<Config, String> {
-    let text = fs::read_to_string(path).map_err(|error| {
+    check(path, &text_of(path)?)
+}
+
+/// Checks what is in the file, or would be, with this process's environment. The error names all faults.
+pub fn check(path: &Path, text: &str) -> Result<Config, String> {
+    let (config, faults) = read(path, text);
+    if faults.is_empty() {
+        return Ok(config);
+    }
+    let mut message = format!(
+        "the configuration {} has {}:",
+        path.display(),
+        count(faults.len())
+    );
+    for fault in faults {
+        // Writing to a string cannot fail.
+        let _ = write!(message, "\n  {fault}");
+    }
+    Err(message)
+}
+
+/// As much of `[notify]` as can be understood, whatever is wrong with the rest of the file: that something is
+/// wrong with it is what is to be told.
+pub fn notify_alone(path: &Path) -> Option<notify::Settings> {
+    let (config, _) = read(path, &text_of(path).ok()?);
+    Some(config.notify)
+}
+
+fn text_of(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| {
         let way_out = if error.kind() == io::ErrorKind::NotFound {
             "let `sudo gitlab-pi-backup login` write one, or name another with -c"
         } else {
@@ -116,12 +151,11 @@ pub fn load(path: &Path) -> Result<Config, String> {
             "reading the configuration {}: {error}\n  {way_out}",
             path.display()
         )
-    })?;
-    check(path, &text)
+    })
 }
 
-/// Checks what is in the file, or would be, with this process's environment. The error names all faults.
-pub fn check(path: &Path, text: &str) -> Result<Config, String> {
+/// What the text says, and what is wrong with it.
+fn read(path: &Path, text: &str) -> (Config, Vec<String>) {
     let mut variables = Vec::new();
     let mut faults = Vec::new();
     for (name, value) in std::env::vars_os() {
@@ -144,21 +178,10 @@ pub fn check(path: &Path, text: &str) -> Result<Config, String> {
     let secret_files = config
         .destinations
         .iter()
-        .filter_map(destination::Settings::secret_file);
+        .filter_map(destination::Settings::secret_file)
+        .chain(config.notify.secret_file());
     faults.extend(secret_files.filter_map(|path| open_to_others(path)));
-    if faults.is_empty() {
-        return Ok(config);
-    }
-    let mut message = format!(
-        "the configuration {} has {}:",
-        path.display(),
-        count(faults.len())
-    );
-    for fault in faults {
-        // Writing to a string cannot fail.
-        let _ = write!(message, "\n  {fault}");
-    }
-    Err(message)
+    (config, faults)
 }
 
 /// Asks for every key there is.
@@ -178,6 +201,12 @@ fn gather(reader: &mut Reader) -> Config {
     section.finish();
     let mut section = root.section("guard");
     let guard = guard::Settings::read(&mut section);
+    section.finish();
+    let mut section = root.section("hooks");
+    let hooks = hooks::Settings::read(&mut section);
+    section.finish();
+    let mut section = root.section("notify");
+    let notify = notify::Settings::read(&mut section);
     section.finish();
     let mut section = root.section("report");
     let report_file = report_file(&mut section);
@@ -208,6 +237,8 @@ fn gather(reader: &mut Reader) -> Config {
         upload,
         retention,
         guard,
+        hooks,
+        notify,
         report_file,
     }
 }
@@ -251,7 +282,7 @@ mod tests {
 
     const EXAMPLE: &str = include_str!("../config.example.toml");
 
-    fn read(text: &str) -> (Config, Vec<String>, Vec<String>) {
+    fn parse(text: &str) -> (Config, Vec<String>, Vec<String>) {
         let mut reader = Reader::new(text, [], None);
         let config = gather(&mut reader);
         let asked = reader.asked();
@@ -264,7 +295,7 @@ mod tests {
 
     #[test]
     fn the_example_is_right_shows_every_key_and_only_defaults() {
-        let (example, asked, faults) = read(EXAMPLE);
+        let (example, asked, faults) = parse(EXAMPLE);
         assert_eq!(faults, [""; 0]);
         for dotted in asked {
             let key = dotted.rsplit('.').next().unwrap_or_default();
@@ -276,7 +307,7 @@ mod tests {
             assert!(shown, "config.example.toml does not show {dotted}");
         }
         let least = "[destinations.dropbox]\ntype = \"dropbox\"\napp_key = \"0123456789abcde\"\n";
-        let (defaults, _, faults) = read(least);
+        let (defaults, _, faults) = parse(least);
         assert_eq!(faults, [""; 0]);
         let without_secrets = |config: &Config| {
             format!("{config:?}")
@@ -293,7 +324,7 @@ mod tests {
         let keys = table.lines().map_while(|line| line.strip_prefix("# "));
         let keys: Vec<_> = keys.filter(|line| line.contains(" = ")).collect();
         let least = "[destinations.dropbox]\ntype = \"dropbox\"\napp_key = \"0123456789abcde\"\n";
-        let (config, _, faults) = read(&format!("{least}[retention]\n{}\n", keys.join("\n")));
+        let (config, _, faults) = parse(&format!("{least}[retention]\n{}\n", keys.join("\n")));
         assert_eq!(faults, [""; 0]);
         let retention = config.retention.expect("a policy");
         assert_eq!((retention.keep_daily, retention.local), (7, Some(1)));
@@ -303,7 +334,7 @@ mod tests {
     fn what_is_moved_beside_itself_has_a_name_and_a_place() {
         let least = "[destinations.a]\ntype = \"dropbox\"\napp_key = \"k\"\n";
         for (path, faults) in [("/srv/gitlab", 0), ("etc/gitlab", 1), ("/", 1), ("", 1)] {
-            let (_, _, told) = read(&format!("[gitlab]\netc_dir = \"{path}\"\n{least}"));
+            let (_, _, told) = parse(&format!("[gitlab]\netc_dir = \"{path}\"\n{least}"));
             assert_eq!(told.len(), faults, "{path}: {told:?}");
             assert!(
                 told.iter()
@@ -322,7 +353,7 @@ mod tests {
             ("/", false),
             ("", false),
         ] {
-            let (config, _, told) = read(&format!("[report]\nfile = \"{path}\"\n{least}"));
+            let (config, _, told) = parse(&format!("[report]\nfile = \"{path}\"\n{least}"));
             assert_eq!(told.is_empty(), right, "{path}: {told:?}");
             assert_eq!(config.report_file, Some(path.into()));
         }
@@ -334,7 +365,7 @@ mod tests {
             [gitlab]\nnice = 20\nskip = [\"a b\"]\nconfig_command = []\nstrategy = \"move\"\nengine = \"other\"\n\
             [destinations.A]\ntype = \"dropbox\"\napp_key = \"k\"\nkinds = []\napi_url = \"http://example.org\"\n\
             data_folder = \"Data\"\n[destinations.b]\ntype = \"tape\"\n[destinations.c]\n";
-        let (_, _, faults) = read(text);
+        let (_, _, faults) = parse(text);
         let all = faults.join("\n");
         for part in [
             "line 2: `upload.chunk_size`: takes a multiple of 4 MiB",

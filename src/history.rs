@@ -21,11 +21,16 @@ const SLACK: usize = 100;
 
 /// Adds a run.
 pub fn record(state: &StateDir, report: &RunReport) -> io::Result<()> {
+    add(state, &entry(report)?)
+}
+
+/// A run as it is recorded.
+fn entry(report: &RunReport) -> io::Result<Value> {
     let mut value = serde_json::to_value(report)?;
     if let Some(object) = value.as_object_mut() {
         object.insert("exit".to_owned(), json!(report.exit_status()));
     }
-    add(state, &value)
+    Ok(value)
 }
 
 /// Adds a rehearsal; `restorable` is none if the backup could not be read to its end.

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind};
 use crate::http::body::{Meter, Streamed};
 use crate::http::watch::{Connection, ConnectionLayer};
 use crate::source::Source;
-use crate::units::Size;
+use crate::units::{Size, Span};
 
 pub use crate::http::body::Bandwidth;
 
@@ -103,6 +103,11 @@ impl Http {
     /// How long a connection may move nothing, and a reply may take.
     pub fn stall(&self) -> Duration {
         self.stall
+    }
+
+    /// What TLS of another protocol is to trust as well.
+    pub fn tls(&self) -> Arc<ClientConfig> {
+        Arc::new(self.tls.clone())
     }
 
     /// A new line, not connected yet.
@@ -221,6 +226,46 @@ impl Line {
     }
 }
 
+impl Line {
+    /// Asks for the head of a page, and takes any answer for a sign of life; its status.
+    pub async fn look(&self, action: &str, url: Url) -> Result<u16, Error> {
+        let asking = self.client.head(url).send();
+        match tokio::time::timeout(self.stall, asking).await {
+            Ok(Ok(response)) => Ok(response.status().as_u16()),
+            Ok(Err(error)) => Err(network_error(action, &error)),
+            Err(_) => {
+                let reply = format!("no answer for {}", Span(self.stall));
+                Err(Error::new(ErrorKind::Unavailable, action, reply).hint("check the network"))
+            }
+        }
+    }
+}
+
+/// A connection of another protocol than HTTP could not be made, or broke.
+pub fn connection_error(action: &str, error: &io::Error) -> Error {
+    if is_certificate_error(error) {
+        return untrusted(action, &error.to_string());
+    }
+    let (kind, reply) = match error.kind() {
+        io::ErrorKind::InvalidData => (
+            ErrorKind::Invalid,
+            format!("the server does not speak TLS as it should: {error}"),
+        ),
+        _ => (
+            ErrorKind::Unavailable,
+            format!("no connection to the server: {error}"),
+        ),
+    };
+    Error::new(kind, action, reply).hint("check the address and the network")
+}
+
+fn untrusted(action: &str, reply: &str) -> Error {
+    Error::new(ErrorKind::Invalid, action, format!("the server's certificate is not trusted: {reply}")).hint(
+        "if a proxy or a private certificate authority is wanted here, put its certificate into a file \
+         and name that in SSL_CERT_FILE; else somebody is between you and the server",
+    )
+}
+
 /// The local bytes could not be read.
 pub fn source_error(action: &str, error: &io::Error) -> Error {
     let kind = match error.kind() {
@@ -246,11 +291,7 @@ fn network_error(action: &str, error: &reqwest::Error) -> Error {
         .pop()
         .unwrap_or_else(|| "the connection failed".to_owned());
     if certificate {
-        return Error::new(ErrorKind::Invalid, action, format!("the server's certificate is not trusted: {reply}"))
-            .hint(
-                "if a proxy or a private certificate authority is wanted here, put its certificate into a file \
-                 and name that in SSL_CERT_FILE; else somebody is between you and the server",
-            );
+        return untrusted(action, &reply);
     }
     let dns = chain.iter().any(|text| text.contains("dns error"));
     let (reply, hint) = if dns {

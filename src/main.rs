@@ -10,8 +10,8 @@ use gitlab_pi_backup::{commands, logging};
 fn main() -> ExitCode {
     let status = match Cli::try_parse() {
         Ok(cli) => {
-            logging::start(&cli.global);
-            commands::run(&cli)
+            let log = logging::start(&cli.global);
+            commands::run(&cli, &log)
         }
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {

@@ -84,6 +84,18 @@ pub enum Status {
     DryRun,
 }
 
+impl Status {
+    /// As in `--json`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Partial => "partial",
+            Status::Failed => "failed",
+            Status::DryRun => "dry_run",
+        }
+    }
+}
+
 /// One step of a run.
 #[derive(Debug, Serialize)]
 pub struct StepReport {
@@ -101,6 +113,8 @@ pub struct StepReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
+    /// The user's own commands before a run.
+    Before,
     /// Credentials, folders, space.
     Preflight,
     /// `gitlab-ctl backup-etc`.
@@ -113,6 +127,10 @@ pub enum Step {
     Manifest,
     /// Retention.
     Prune,
+    /// The user's own commands after a run.
+    After,
+    /// Telling whoever is to be told.
+    Notify,
 }
 
 /// How a step ended.
@@ -266,10 +284,12 @@ impl RunReport {
             ));
         }
         // A command's failure makes the run fail; what preflight met is told by the uploads.
-        let steps = self
-            .steps
-            .iter()
-            .filter(|step| matches!(step.step, Step::ConfigCommand | Step::DataCommand));
+        let steps = self.steps.iter().filter(|step| {
+            matches!(
+                step.step,
+                Step::Before | Step::ConfigCommand | Step::DataCommand
+            )
+        });
         failures.extend(steps.filter_map(|step| step.error.clone()));
         failures.extend(outcome.failures.iter().cloned());
         let doubts = self.archives.iter().flat_map(|archive| {
@@ -336,6 +356,14 @@ impl RunReport {
                 .chain(manifest_errors)
                 .chain(warnings);
             self.error = errors.next();
+        }
+    }
+
+    /// Something failed after all was stored: a good run is done in part, any other stays what it is.
+    pub fn not_all_well(&mut self, error: &str) {
+        if self.exit == 0 {
+            (self.status, self.exit) = (Status::Partial, 3);
+            self.error = Some(error.to_owned());
         }
     }
 
@@ -475,6 +503,17 @@ mod tests {
         assert_eq!(exit(vec![config(Failed)], only_config_fails), 1);
         let only = |_: &mut RunReport, outcome: &mut Outcome| outcome.kinds = vec![Config];
         assert_eq!(exit(vec![config(Uploaded)], only), 0);
+        let failed_before = |report: &mut RunReport, _: &mut Outcome| {
+            let (step, status) = (Step::Before, StepStatus::Failed);
+            let error = Some("no disk".to_owned());
+            report.steps.push(StepReport {
+                step,
+                status,
+                seconds: 0.0,
+                error,
+            });
+        };
+        assert_eq!(exit(Vec::new(), failed_before), 1);
         let dry = |_: &mut RunReport, outcome: &mut Outcome| outcome.dry_run = true;
         assert_eq!(
             exit(

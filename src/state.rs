@@ -1,9 +1,9 @@
 //! What this program keeps on disk: a folder only root reads, the lock of a run, files that survive a
 //! power cut.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -170,10 +170,48 @@ fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Replaces a file whole that others are to read (0644); its folder must be there. Until it is whole it has a name
+/// that ends in `.new`, so that nobody takes a part for it.
+pub fn publish(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+    let (new, mut file) = unfinished(path)?;
+    let written = file
+        .write_all(bytes.as_ref())
+        .and_then(|()| file.set_permissions(Permissions::from_mode(0o644)))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&new, path));
+    if let Err(error) = written {
+        // The error that is told is the first one.
+        let _ = fs::remove_file(&new);
+        return Err(error);
+    }
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Whether a file could be published there, without changing it.
+pub fn can_publish(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let (new, _) = unfinished(path)?;
+    fs::remove_file(new)
+}
+
+/// The file that will become another, new and of nobody else's making: the folder may be open to others.
+fn unfinished(path: &Path) -> io::Result<(PathBuf, File)> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = private_file(OpenOptions::new().write(true).create_new(true)).open(&new)?;
+    Ok((new, file))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[tokio::test]
     async fn the_lock_excludes_a_second_run_until_it_is_dropped() {
@@ -219,5 +257,28 @@ mod tests {
             fs::metadata(&path).expect("metadata").permissions().mode() & 0o777,
             0o600
         );
+    }
+
+    #[test]
+    fn what_is_published_is_whole_and_for_all() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let (path, secret) = (dir.path().join("a.prom"), dir.path().join("secret"));
+        fs::write(&secret, "s").expect("write");
+        // Somebody waits for the new file with a link.
+        std::os::unix::fs::symlink(&secret, dir.path().join("a.prom.new")).expect("a link");
+        can_publish(&path).expect("possible");
+        assert!(!path.exists());
+        publish(&path, "one").expect("published");
+        publish(&path, "two").expect("again");
+        assert_eq!(fs::read_to_string(&path).expect("read"), "two");
+        assert_eq!(fs::read_to_string(&secret).expect("read"), "s");
+        let mode = fs::metadata(&path).expect("metadata").permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
+        assert_eq!(fs::read_dir(dir.path()).expect("folder").count(), 2);
+        for place in [dir.path().to_owned(), dir.path().join("missing/a.prom")] {
+            can_publish(&place).expect_err("impossible");
+            publish(&place, "x").expect_err("impossible");
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("folder").count(), 2);
     }
 }

@@ -123,7 +123,7 @@ const SLEEPS: [&str; 5] = [
 ];
 
 /// Who takes a secret out of its wrapping, and what for.
-const EXPOSERS: [(&str, &str); 2] = [
+const EXPOSERS: [(&str, &str); 4] = [
     (
         "destination/dropbox/auth",
         "puts it into a form or a header, and takes it out of replies",
@@ -131,6 +131,14 @@ const EXPOSERS: [(&str, &str); 2] = [
     (
         "login/configuration",
         "writes the files that keep a refresh token and an app's secret",
+    ),
+    (
+        "notify/address",
+        "checks the address of a notification, and puts it into a request",
+    ),
+    (
+        "notify/mail/smtp",
+        "logs in at a mail server, and takes it out of replies",
     ),
 ];
 

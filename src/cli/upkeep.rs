@@ -98,6 +98,9 @@ pub struct StatusArgs {
 pub enum NotifyCommand {
     /// Send a test message to every configured target
     Test(NotifyTestArgs),
+    /// Tell of a run that could not tell itself; called by systemd (`OnFailure=`)
+    #[command(hide = true)]
+    Crashed,
 }
 
 /// Options of `notify test`.

@@ -5,17 +5,21 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::setup::{Failure, Setup};
-use super::{ExitStatus, USAGE, report, tell};
+use super::{ExitStatus, LOCKED, USAGE, report, tell};
 use crate::archive::ArchiveKind;
 use crate::backup::{self, Job, Request};
 use crate::cli::{Global, RunArgs};
 use crate::config::Config;
 use crate::destination::Settings;
 use crate::history;
+use crate::logging::Tail;
+use crate::notify::Notifier;
+use crate::notify::message::Message;
 use crate::report::RunReport;
+use crate::state::RunLock;
 
 /// Makes the backups and brings them to the destinations.
-pub fn run(global: &Global, arguments: &RunArgs) -> Result<ExitStatus, Failure> {
+pub fn run(global: &Global, arguments: &RunArgs, log: &Tail) -> Result<ExitStatus, Failure> {
     let loaded = Setup::load(global, &arguments.destination)?;
     let kinds = kinds(&loaded.0, &loaded.1, arguments).map_err(|message| (USAGE, message))?;
     let request = Request {
@@ -25,7 +29,7 @@ pub fn run(global: &Global, arguments: &RunArgs) -> Result<ExitStatus, Failure> 
     };
     let wait = arguments.wait.map_or(Duration::ZERO, |wait| wait.0);
     let report = Setup::carry_out(global, loaded, async |setup| {
-        carry_out(&setup, request, arguments.no_prune, wait).await
+        carry_out(&setup, request, arguments.no_prune, wait, log).await
     })?;
     tell(global, &report, || report.text(Utc::now()));
     Ok(report.exit_status())
@@ -36,17 +40,21 @@ async fn carry_out(
     request: Request,
     no_prune: bool,
     wait: Duration,
+    log: &Tail,
 ) -> Result<RunReport, Failure> {
     let dry_run = request.dry_run;
+    let notifier = Notifier::new(setup.notify.clone());
     let _lock = if dry_run {
         None
     } else {
-        Some(setup.lock(wait).await?)
+        Some(lock(setup, &notifier, wait, log).await?)
     };
     let now = Utc::now();
+    let id = run_id(now);
     let job = Job {
         gitlab: &setup.gitlab,
         guard: &setup.guard,
+        hooks: &setup.hooks,
         retention: setup.retention.as_ref().filter(|_| !no_prune),
         destinations: &setup.destinations,
         selected: &setup.selected,
@@ -56,15 +64,45 @@ async fn carry_out(
         show: setup.show,
         stop: &setup.stop,
     };
-    let report = backup::run(&job, run_id(now), now).await;
-    if !dry_run && let Err(error) = history::record(&setup.state, &report) {
-        let folder = setup.state.path().display();
+    if dry_run {
+        return Ok(backup::run(&job, id, now).await);
+    }
+    let (started, running) = (notifier.started(&id), backup::run(&job, id.clone(), now));
+    tokio::pin!(started, running);
+    // The run waits for nobody who is told that it begins.
+    let mut report = tokio::select! {
+        report = &mut running => report,
+        () = &mut started => running.await,
+    };
+    let folder = setup.state.path().display();
+    let history = history::read(&setup.state).unwrap_or_else(|error| {
+        tracing::warn!("the history in {folder} cannot be read: {error}");
+        Vec::new()
+    });
+    let told = notifier.ended(&mut report, &history, log.text(), Utc::now(), &setup.stop);
+    told.await;
+    if let Err(error) = history::record(&setup.state, &report) {
         tracing::warn!("the run cannot be added to the history in {folder}: {error}");
     }
-    if !dry_run {
-        report::refresh(setup);
-    }
+    report::refresh(setup);
     Ok(report)
+}
+
+/// Takes the lock; a run that cannot begin is told like one that failed. That another run is at work is no failure.
+async fn lock(
+    setup: &Setup,
+    notifier: &Notifier,
+    wait: Duration,
+    log: &Tail,
+) -> Result<RunLock, Failure> {
+    let locked = setup.lock(wait).await;
+    if let Err((status, error)) = &locked
+        && *status != LOCKED
+    {
+        let message = Message::not_begun(&run_id(Utc::now()), error, log.text());
+        notifier.tell(&message, &setup.stop).await;
+    }
+    locked
 }
 
 /// The kinds that are asked for, of which at least one goes somewhere.

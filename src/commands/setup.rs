@@ -13,6 +13,8 @@ use crate::destination::Destination;
 use crate::destination::dropbox::Options;
 use crate::gitlab::host;
 use crate::guard;
+use crate::hooks;
+use crate::notify;
 use crate::progress::Show;
 use crate::retention::RetentionPolicy;
 use crate::retry::Patience;
@@ -28,6 +30,10 @@ pub struct Setup {
     pub gitlab: host::Settings,
     /// `[guard]`.
     pub guard: guard::Settings,
+    /// `[hooks]`.
+    pub hooks: hooks::Settings,
+    /// `[notify]`.
+    pub notify: notify::Settings,
     /// `[retention]`, if there is one.
     pub retention: Option<RetentionPolicy>,
     /// All configured destinations.
@@ -69,6 +75,8 @@ impl Setup {
             let setup = Setup {
                 gitlab: config.gitlab,
                 guard: config.guard,
+                hooks: config.hooks,
+                notify: config.notify,
                 retention: config.retention,
                 destinations: destinations.collect(),
                 selected,

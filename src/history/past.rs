@@ -4,6 +4,9 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::entry;
+use crate::report::RunReport;
+
 /// A run, as it was recorded when it ended. What an older version did not record is empty.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -127,6 +130,13 @@ pub struct PastRehearsal {
     pub finished_at: DateTime<Utc>,
 }
 
+impl PastRun {
+    /// A run that is not recorded yet, as it will be.
+    pub fn of(report: &RunReport) -> Option<PastRun> {
+        PastRun::deserialize(entry(report).ok()?).ok()
+    }
+}
+
 /// All runs, the oldest first; what cannot be understood is passed over.
 pub fn runs(entries: &[Value]) -> Vec<PastRun> {
     of(entries, "run")
@@ -148,7 +158,6 @@ fn of<T: for<'de> Deserialize<'de>>(entries: &[Value], command: &str) -> Vec<T> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::RunReport;
     use serde_json::json;
 
     #[test]
@@ -167,5 +176,10 @@ mod tests {
         assert_eq!(runs[0].started_at, Some(DateTime::UNIX_EPOCH));
         assert_eq!(rehearsals.len(), 1);
         assert_eq!(rehearsals[0].restorable, None);
+        let unrecorded = PastRun::of(&report).expect("a run");
+        assert_eq!(
+            (unrecorded.run_id.as_str(), unrecorded.exit),
+            ("one", Some(1))
+        );
     }
 }

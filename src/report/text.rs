@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
 
-use super::{RunReport, Status, UploadReport, UploadStatus};
+use super::{RunReport, Status, Step, UploadReport, UploadStatus};
 use crate::units::{Size, Span};
 
 impl RunReport {
@@ -63,10 +63,23 @@ impl RunReport {
             Status::Partial if !self.warnings.is_empty() => {
                 writeln!(text, "WARNING: {id} is stored, but has shrunk")
             }
+            Status::Partial if self.only_after_failed() => {
+                writeln!(text, "partial: {id} is stored, but `hooks.after` failed")
+            }
             Status::Partial => writeln!(text, "partial: {id} is not at every destination"),
             Status::Failed => writeln!(text, "FAILED: {id}"),
         };
         text
+    }
+}
+
+impl RunReport {
+    /// Whether nothing but the user's own commands after it failed.
+    fn only_after_failed(&self) -> bool {
+        let mut steps = self.steps.iter();
+        steps.any(|step| {
+            step.step == Step::After && step.error.is_some() && step.error == self.error
+        })
     }
 }
 

@@ -13,3 +13,5 @@ pub mod host;
 pub mod kill;
 pub mod log_in;
 pub mod lost;
+pub mod mail;
+pub mod receiver;

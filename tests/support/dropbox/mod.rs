@@ -20,7 +20,7 @@ mod clock;
 mod content;
 mod fault;
 mod files;
-mod http;
+pub mod http;
 mod line;
 mod listener;
 mod listing;
@@ -29,7 +29,7 @@ mod oauth;
 mod paths;
 mod random;
 mod sessions;
-mod tls;
+pub mod tls;
 mod tree;
 mod upload;
 
