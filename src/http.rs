@@ -251,6 +251,10 @@ pub fn connection_error(action: &str, error: &io::Error) -> Error {
             ErrorKind::Invalid,
             format!("the server does not speak TLS as it should: {error}"),
         ),
+        io::ErrorKind::UnexpectedEof => (
+            ErrorKind::Unavailable,
+            "the server closed the connection".to_owned(),
+        ),
         _ => (
             ErrorKind::Unavailable,
             format!("no connection to the server: {error}"),

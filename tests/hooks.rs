@@ -133,8 +133,14 @@ fn a_failing_command_after_leaves_a_run_done_in_part() {
 #[test]
 fn a_dry_run_runs_none() {
     let (_dropbox, host) = machine("", "");
-    assert_eq!(host.run("run --dry-run").status, Some(0));
-    assert_eq!(notes(&host), "");
+    host.put_config_archive("gitlab_config_1702758583_2023_12_16.tar");
+    host.put_data_archive("1702758583_2023_12_16_17.8.2_gitlab_backup.tar", 9_000);
+    let ended = host.run("run --dry-run");
+    assert_eq!(
+        (ended.status, notes(&host).as_str()),
+        (Some(0), ""),
+        "{ended}"
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! log in, and out of everything the server says.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -72,11 +72,13 @@ async fn bounded<T>(
     limit: Duration,
     talk: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    timeout(limit, talk).await.unwrap_or_else(|_| {
-        let reply = format!("the server did not answer within {}", Span(limit));
-        Err(Error::new(ErrorKind::Unavailable, action, reply)
-            .hint("is the address right, and the server up?"))
-    })
+    let talked = timeout(limit, talk).await;
+    talked.unwrap_or_else(|_| Err(silent(action, limit).hint("is the server up?")))
+}
+
+fn silent(action: &str, limit: Duration) -> Error {
+    let reply = format!("the server did not answer within {}", Span(limit));
+    Error::new(ErrorKind::Unavailable, action, reply)
 }
 
 /// A connection on which mail can be sent, and what must not be repeated of what was said there.
@@ -89,7 +91,10 @@ async fn log_in(
     let password = server.login.as_ref().map(password).transpose()?;
     let (hello, own_name) = hello();
     let connecting = wire::connect(http, action, server, &own_name);
-    let wire = bounded(action, step, connecting).await?;
+    let wire = match timeout(step, connecting).await {
+        Ok(wire) => wire?,
+        Err(_) => return Err(silent(action, step).hint(wire::other_scheme(server))),
+    };
     let greeted = AsyncSmtpConnection::connect_with_transport(Box::new(wire), &hello).await;
     let mut connection = greeted.map_err(|error| told(action, &error, &[]))?;
     let mut secrets = Vec::new();
@@ -148,8 +153,15 @@ fn password(login: &Login) -> Result<SecretString, Error> {
 
 /// What the mail library tells, without what was secret in what was said.
 fn told(action: &str, error: &lettre::transport::smtp::Error, secrets: &[String]) -> Error {
-    let cause = std::error::Error::source(error).map(ToString::to_string);
-    let cause = cause.unwrap_or_else(|| error.to_string());
+    let source = std::error::Error::source(error);
+    let closed = source
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof);
+    let cause = match source {
+        Some(_) if closed => "the server closed the connection".to_owned(),
+        Some(source) => source.to_string(),
+        None => error.to_string(),
+    };
     let known = |text: String, secret: &String| text.replace(secret, "[secret]");
     let cause = secrets.iter().fold(cause, known);
     let cause = beginning(&cause, 300);

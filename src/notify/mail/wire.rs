@@ -26,6 +26,9 @@ const LONGEST_TALK: u64 = 64 * 1024;
 /// What the mail library waits for first, where the server has greeted before TLS.
 const GREETED: &[u8] = b"220 greeted before\r\n";
 
+const SMTP_IS_STARTTLS: &str =
+    "smtp:// is for STARTTLS (port 587); for TLS from the first byte (port 465) write smtps://";
+
 /// A connection under TLS.
 #[derive(Debug)]
 pub struct Wire {
@@ -58,7 +61,7 @@ pub async fn connect(
     let stream = tls.connect(name, tcp).await.map_err(|error| {
         let error = connection_error(action, &error);
         if server.implicit_tls {
-            error.hint("smtps:// is for TLS from the first byte (port 465); for STARTTLS (port 587) write smtp://")
+            error.hint(other_scheme(server))
         } else {
             error
         }
@@ -67,6 +70,15 @@ pub async fn connect(
         stream: stream.take(LONGEST_TALK),
         before: if server.implicit_tls { b"" } else { GREETED },
     })
+}
+
+/// The usual mistake, and the way out.
+pub fn other_scheme(server: &Server) -> &'static str {
+    if server.implicit_tls {
+        "smtps:// is for TLS from the first byte (port 465); for STARTTLS (port 587) write smtp://"
+    } else {
+        SMTP_IS_STARTTLS
+    }
 }
 
 /// As far as STARTTLS: <https://www.rfc-editor.org/rfc/rfc3207>.
@@ -162,8 +174,7 @@ impl Talk<'_> {
                 } else {
                     ErrorKind::Unexpected
                 };
-                let hint = "smtp:// is for STARTTLS (port 587); for TLS from the first byte (port 465) write smtps://";
-                return Err(Error::new(kind, self.action, reply).hint(hint));
+                return Err(Error::new(kind, self.action, reply).hint(SMTP_IS_STARTTLS));
             }
             self.heard.extend_from_slice(&piece[..read]);
         }
