@@ -134,14 +134,16 @@ impl LoginReport {
         if self.status != Status::Ok {
             return String::new();
         }
-        let mut text = self.lines.join("\n") + "\n";
-        for note in &self.notes {
-            text += &format!("note: {note}\n");
-        }
-        if let Some(next) = &self.next {
-            text += &format!("next: {next}\n");
-        }
-        text
+        let notes = self.notes.iter().map(|note| format!("note: {note}"));
+        let next = self.next.iter().map(|next| format!("next: {next}"));
+        let lines: Vec<_> = self
+            .lines
+            .iter()
+            .cloned()
+            .chain(notes)
+            .chain(next)
+            .collect();
+        lines.join("\n") + "\n"
     }
 }
 
@@ -362,18 +364,17 @@ pub async fn revoke(job: &Job<'_>, given_at: Option<&str>) -> LoginReport {
         Ok(Revoked::Before) => "the refresh token was worthless already",
         Err(error) => return report.failed(error.to_string()),
     };
-    let place = match given_at {
-        Some(place) => format!("it still stands in {place}: take it out there"),
-        None => {
-            if let Err(error) = fs::remove_file(path) {
-                return report.failed(format!(
-                    "{name}: {what}, but its file cannot be removed: {}: {error}\n  remove it yourself",
-                    path.display()
-                ));
-            }
-            report.token_file = Some(path.to_owned());
-            format!("{} is removed", path.display())
+    let place = if let Some(place) = given_at {
+        format!("it still stands in {place}: take it out there")
+    } else {
+        if let Err(error) = fs::remove_file(path) {
+            return report.failed(format!(
+                "{name}: {what}, but its file cannot be removed: {}: {error}\n  remove it yourself",
+                path.display()
+            ));
         }
+        report.token_file = Some(path.to_owned());
+        format!("{} is removed", path.display())
     };
     report.status = Status::Ok;
     report.lines = vec![

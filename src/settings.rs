@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use crate::settings::fault::Place;
+use crate::settings::fault::{Place, did_you_mean};
 
 pub use crate::settings::fault::Fault;
 
@@ -420,17 +420,6 @@ fn from_text<T: DeserializeOwned>(text: &str) -> Result<T, String> {
             .and_then(T::deserialize)
             .map_err(|_| error.to_string().trim().to_owned())
     })
-}
-
-fn did_you_mean(key: &str, known: &[String]) -> String {
-    let nearest = known
-        .iter()
-        .map(|known| (strsim::jaro_winkler(key, known), known))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((likeness, known)) if likeness > 0.7 => format!("; did you mean `{known}`?"),
-        _ => String::new(),
-    }
 }
 
 /// `place` makes the place of a key of where it begins in the text.

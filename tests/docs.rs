@@ -17,6 +17,7 @@ use serde_json::Value;
 use support::backup::RealBackup;
 use support::dropbox::{Dropbox, Fault, Moment, Options, What};
 use support::host::{Ended, Host};
+use support::log_in;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_gitlab-pi-backup");
 const README: &str = include_str!("../README.md");
@@ -132,6 +133,13 @@ fn put(host: &Host, seed: u64, projects: u64, stamp: u64) {
     backup.write_into(&host.path("var/opt/gitlab/backups"), &config, stamp);
 }
 
+/// A log-in through pipes.
+fn logged_in() -> Ended {
+    let dropbox = Dropbox::start(Options::default());
+    let host = log_in::configured(&dropbox, "");
+    log_in::with_code(&dropbox, &host, "login --code - --json")
+}
+
 /// Every field with the texts it has that are words of the program, not of people.
 fn fields(value: &Value, found: &mut BTreeSet<(String, String)>) {
     match value {
@@ -189,6 +197,11 @@ fn every_field_of_json_is_told_and_no_other() {
                 host.run("man --json"),
                 host.run(&format!("man {} --json", host.path("man").display())),
             ],
+        ),
+        // A token that stands in the configuration: nothing is asked, but it is revoked, last of all.
+        (
+            "login",
+            vec![logged_in(), host.run("login --revoke --json")],
         ),
     ];
     // What is told of every document.
@@ -265,6 +278,11 @@ fn every_exit_status_is_told() {
         "completions" => "completions zsh".to_owned(),
         other => other.to_owned(),
     };
+    // What tries `login` is in a file of its own.
+    let names: Vec<_> = names.into_iter().filter(|name| *name != "login").collect();
+    for status in [0, 1, 2, 129, 130, 143] {
+        assert!(is_told(status, "login"), "{status}");
+    }
     let all: Vec<_> = names.iter().map(|name| with_what_it_needs(name)).collect();
     for arguments in &all {
         look(&host, arguments);

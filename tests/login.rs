@@ -371,11 +371,13 @@ fn an_empty_code_is_asked_for_again_but_not_for_ever() {
     assert_nothing_stored(&dropbox, &host, &shown);
 }
 
+/// How somebody leaves a terminal.
+type Leave = fn(&mut Screen);
+
 #[test]
 fn a_terminal_that_is_left_shows_again_what_is_typed() {
     let dropbox = start();
     let host = configured(&dropbox, "");
-    type Leave = fn(&mut Screen);
     let by_signal: [(&str, i32, Leave); 4] = [
         ("SIGINT", 130, |screen| screen.enter("half a co\u{3}")),
         ("SIGINT", 130, |screen| screen.signal(Signal::INT)),

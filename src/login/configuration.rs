@@ -112,9 +112,12 @@ pub fn is_writable(path: &Path) -> Result<(), (PathBuf, io::Error)> {
     };
     let usable = access(folder, Access::WRITE_OK | Access::EXEC_OK);
     let usable = usable.map_err(io::Error::from);
-    let usable = usable.and_then(|()| match folder.is_dir() {
-        true => Ok(()),
-        false => Err(io::ErrorKind::NotADirectory.into()),
+    let usable = usable.and_then(|()| {
+        if folder.is_dir() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::NotADirectory.into())
+        }
     });
     usable.map_err(|error| (folder.to_owned(), error))
 }

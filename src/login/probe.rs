@@ -11,7 +11,7 @@ use std::time::Duration;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::content_hash::hash_source;
-use crate::destination::dropbox::{Dropbox, SCOPES};
+use crate::destination::dropbox::SCOPES;
 use crate::destination::{Destination, Service};
 use crate::error::{Error, ErrorKind};
 use crate::retry::Patience;
@@ -99,9 +99,7 @@ impl Probe<'_> {
     async fn steps(&self, proof: &mut Proof) -> Result<(), Error> {
         let (destination, path) = (self.destination, self.path.as_str());
         let patience = || Patience::short(self.allowed);
-        let dropbox: &Dropbox = match destination.service() {
-            Service::Dropbox(dropbox) => dropbox,
-        };
+        let Service::Dropbox(dropbox) = destination.service();
         proof.unless_lacking(destination.authenticate(&patience()).await)?;
         let account = proof.unless_lacking(dropbox.account(&patience()).await)?;
         proof.account = account.flatten();

@@ -114,8 +114,8 @@ impl Script {
                 app_secret: secret.trim().into(),
                 refresh_token: token.trim().into(),
                 // The script puts a slash between it and the file's name: an empty one is the root.
-                config_folder: config_folder.map(folder),
-                data_folder: data_folder.map(folder),
+                config_folder: config_folder.as_deref().map(folder),
+                data_folder: data_folder.as_deref().map(folder),
                 config_dir,
                 data_dir,
             }),
@@ -124,7 +124,7 @@ impl Script {
     }
 }
 
-fn folder(text: String) -> String {
+fn folder(text: &str) -> String {
     match text.trim_end_matches('/') {
         "" => "/".to_owned(),
         trimmed => trimmed.to_owned(),
@@ -141,8 +141,7 @@ fn assignments(text: &str) -> BTreeMap<String, Value> {
         };
         // `NAME: str = …` says the same.
         let rest = match rest {
-            [Token::Sign(':'), Token::Name(_), rest @ ..] => rest,
-            rest => rest,
+            [Token::Sign(':'), Token::Name(_), rest @ ..] | rest => rest,
         };
         let [Token::Sign('='), value @ ..] = rest else {
             continue;

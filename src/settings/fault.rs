@@ -43,3 +43,15 @@ impl fmt::Display for Place {
         }
     }
 }
+
+/// The nearest of the known keys, if it is near enough.
+pub(super) fn did_you_mean(key: &str, known: &[String]) -> String {
+    let nearest = known
+        .iter()
+        .map(|known| (strsim::jaro_winkler(key, known), known))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match nearest {
+        Some((likeness, known)) if likeness > 0.7 => format!("; did you mean `{known}`?"),
+        _ => String::new(),
+    }
+}

@@ -298,7 +298,7 @@ impl Auth {
         };
         let reply = line.send(action, request).await?;
         if reply.status != 200 {
-            return Err(self.refused(action, &self.redacted(reply)));
+            return Err(refused(action, &self.redacted(reply)));
         }
         let granted = serde_json::from_slice::<Granted>(&reply.body).map_err(|_| {
             let what = "the reply is cut off or no JSON";
@@ -354,42 +354,46 @@ impl Auth {
         Ok(token)
     }
 
-    /// What a reply other than 200 means. What `invalid_grant` and `invalid_request` mean depends on what was
-    /// given in exchange: who gave it adds the hint.
-    fn refused(&self, action: &str, reply: &Reply) -> NotGranted {
-        let value = api::json(reply).unwrap_or_default();
-        let code = value
-            .get("error")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let text = match value.get("error_description").and_then(Value::as_str) {
-            Some(description) => format!("{code}: {description}"),
-            None if code.is_empty() => api::excerpt(reply),
-            None => code.to_owned(),
-        };
-        let code = code.split(':').next().unwrap_or_default();
-        let failed = |kind| {
-            Error::new(
-                kind,
-                action,
-                format!("Dropbox answered {}: {text}", reply.status),
-            )
-        };
-        let error = match (reply.status, code) {
-            (429, _) => failed(ErrorKind::RateLimited(api::asked_to_wait(reply, value.get("error")))),
-            (300..=399 | 407 | 408 | 421 | 500..=599, _) => failed(ErrorKind::Unavailable),
-            (_, "invalid_client") => failed(ErrorKind::Unauthorized)
-                .hint("check `app_key` and `app_secret` against the app's page in the Dropbox app console"),
-            _ => failed(ErrorKind::Unauthorized),
-        };
-        let code = code.to_owned();
-        NotGranted { code, error }
-    }
-
     fn new_token_hint(&self) -> String {
         format!(
             "obtain a new refresh token: sudo gitlab-pi-backup login {}",
             self.name
         )
     }
+}
+
+/// What a reply other than 200 means. What `invalid_grant` and `invalid_request` mean depends on what was
+/// given in exchange: who gave it adds the hint.
+fn refused(action: &str, reply: &Reply) -> NotGranted {
+    let value = api::json(reply).unwrap_or_default();
+    let code = value
+        .get("error")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let text = match value.get("error_description").and_then(Value::as_str) {
+        Some(description) => format!("{code}: {description}"),
+        None if code.is_empty() => api::excerpt(reply),
+        None => code.to_owned(),
+    };
+    let code = code.split(':').next().unwrap_or_default();
+    let failed = |kind| {
+        Error::new(
+            kind,
+            action,
+            format!("Dropbox answered {}: {text}", reply.status),
+        )
+    };
+    let error = match (reply.status, code) {
+        (429, _) => failed(ErrorKind::RateLimited(api::asked_to_wait(
+            reply,
+            value.get("error"),
+        ))),
+        (300..=399 | 407 | 408 | 421 | 500..=599, _) => failed(ErrorKind::Unavailable),
+        (_, "invalid_client") => failed(ErrorKind::Unauthorized).hint(
+            "check `app_key` and `app_secret` against the app's page in the Dropbox app console",
+        ),
+        _ => failed(ErrorKind::Unauthorized),
+    };
+    let code = code.to_owned();
+    NotGranted { code, error }
 }
