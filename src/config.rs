@@ -184,6 +184,11 @@ fn read(path: &Path, text: &str) -> (Config, Vec<String>) {
     (config, faults)
 }
 
+/// What counts where there is no file.
+pub fn defaults() -> Config {
+    gather(&mut Reader::new("", [], None))
+}
+
 /// Asks for every key there is.
 fn gather(reader: &mut Reader) -> Config {
     let mut root = reader.root();

@@ -95,6 +95,17 @@ pub fn read_and_count_damage(state: &StateDir) -> io::Result<(Vec<Value>, usize)
     Ok((entries, damaged))
 }
 
+/// Whether the last line is damaged: what happened last is not known.
+pub fn is_end_damaged(state: &StateDir) -> io::Result<bool> {
+    let bytes = match fs::read(state.path().join(FILE)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let last = lines(&bytes).last();
+    Ok(last.is_some_and(|line| serde_json::from_slice::<serde_json::Map<_, _>>(line).is_err()))
+}
+
 /// The rehearsals of a backup at a place that came to an end, the newest first: when, and whether it would
 /// have been restorable.
 pub fn rehearsals(

@@ -26,6 +26,10 @@ fn main() -> ExitCode {
                 let message = message.strip_prefix("error: ").unwrap_or(message);
                 commands::fail(true, None, commands::USAGE, message)
             }
+            // To monitoring, 2 is an alarm.
+            _ if std::env::args_os().any(|argument| argument == "--nagios") => {
+                commands::status::unknown(&error.render().to_string())
+            }
             _ => {
                 let _ = error.print();
                 commands::USAGE

@@ -126,7 +126,8 @@ pub enum Change {
 const CRONTAB: &str = "crontab";
 
 impl Report {
-    fn new(action: &'static str) -> Report {
+    /// Of something that changed nothing.
+    pub fn new(action: &'static str) -> Report {
         Report {
             command: "schedule",
             status: Status::Ok,
@@ -193,7 +194,6 @@ pub fn install(
     manager: Manager,
     now: DateTime<Utc>,
 ) -> Result<Report, String> {
-    must_be_root("install")?;
     let mut report = begin("install", calendar, manager, now)?;
     if report.next_run.is_none() {
         return Err(format!("{calendar}: no such time comes any more"));
@@ -221,7 +221,6 @@ pub fn install(
 
 /// Takes it away without a trace; none: both.
 pub fn remove(manager: Option<Manager>) -> Result<Report, String> {
-    must_be_root("remove")?;
     let mut report = Report::new("remove");
     if manager != Some(Manager::Cron) {
         systemd::remove(&mut report, "")?;
@@ -250,7 +249,8 @@ fn begin(
     })
 }
 
-fn must_be_root(action: &str) -> Result<(), String> {
+/// What `action`, `install` or `remove`, needs; the error says how it is done.
+pub fn must_be_root(action: &str) -> Result<(), String> {
     if geteuid().is_root() {
         return Ok(());
     }

@@ -5,6 +5,7 @@
 //! history's back only the destination itself can tell.
 
 mod past;
+mod remote;
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use chrono::{DateTime, Local, TimeDelta, Utc};
 use serde::Serialize;
 
 use crate::archive::ArchiveKind;
-use crate::catalog::failed_rehearsal;
+use crate::catalog::{Catalog, failed_rehearsal};
 use crate::history::past::{PastRehearsal, PastRun};
 use crate::report::{rfc3339, rfc3339_or_null};
 use crate::schedule::Installed;
@@ -141,55 +142,123 @@ pub fn max_age(
 /// Judges what is known.
 pub fn judge(known: &Known<'_>, now: DateTime<Utc>) -> Health {
     let stored = Stored::read(known.runs, known.rehearsals);
-    let wanted = wanted(known.destinations);
-    let newest = stored.backups(now).find(|backup| {
-        wanted
-            .iter()
-            .all(|kind| stored.is_anywhere(backup, *kind, known.destinations))
+    let mut health = conclude(known, &stored.evidence(known.destinations, now), now);
+    let mut reasons = Vec::new();
+    if known.runs.is_empty() {
+        reasons.push(never_ran(health.next_run));
+    } else {
+        reasons.append(&mut health.reasons);
+        reasons.extend(failed_run(&health));
+    }
+    let begun = known.runs.last().and_then(|run| run.started_at);
+    if let Some(begun) = begun.filter(|begun| *begun - now > CLOCK_SLACK) {
+        reasons.insert(0, behind(begun));
+    }
+    health.healthy = reasons.is_empty();
+    health.reasons = reasons;
+    health
+}
+
+/// Judges what the destinations say: `catalogs` of those that answered. The history only adds what is known beside.
+pub fn judge_stored(known: &Known<'_>, catalogs: &[Catalog], now: DateTime<Utc>) -> Health {
+    let mut health = conclude(
+        known,
+        &remote::evidence(known.destinations, catalogs, now),
+        now,
+    );
+    let run = failed_run(&health);
+    health.remarks.extend(run);
+    health
+}
+
+/// A backup as far as it matters here.
+#[derive(Clone, Debug, PartialEq)]
+struct Seen {
+    id: String,
+    created_at: DateTime<Utc>,
+    size: u64,
+}
+
+/// What history or destinations tell.
+#[derive(Debug, Default)]
+struct Evidence {
+    /// The newest complete backup.
+    newest: Option<Seen>,
+    /// A newer one, and what is wrong with it.
+    worse: Option<(String, Vec<String>)>,
+    /// The newest complete one of each destination, in their order.
+    places: Vec<Option<Seen>>,
+    /// One that was made under a wrong clock.
+    from_the_future: Option<String>,
+}
+
+fn conclude(known: &Known<'_>, evidence: &Evidence, now: DateTime<Utc>) -> Health {
+    let newest = evidence.newest.as_ref();
+    let age = |seen: &Seen| u64::try_from((now - seen.created_at).num_seconds()).unwrap_or(0);
+    let max_age = max_age(known.max_age, known.schedule, now);
+    let mut reasons = Vec::new();
+    if let Some(newest) = newest.filter(|newest| newest.created_at - now > CLOCK_SLACK) {
+        reasons.push(behind(newest.created_at));
+    }
+    match newest.map(age) {
+        None => reasons.push("no backup is complete".to_owned()),
+        Some(age) if age > max_age.as_secs() => reasons.push(format!(
+            "the newest complete backup is {} old, more than {}",
+            Span(Duration::from_secs(age)),
+            Span(max_age)
+        )),
+        Some(_) => {}
+    }
+    if let Some((id, why)) = &evidence.worse {
+        reasons.push(format!("{id} is not complete: {}", why.join("; ")));
+    }
+    let places = known.destinations.iter().zip(&evidence.places);
+    let places = places.map(|((name, _), seen)| Place {
+        destination: name.clone(),
+        backup_id: seen.as_ref().map(|seen| seen.id.clone()),
+        created_at: seen.as_ref().map(|seen| seen.created_at),
+        age_seconds: seen.as_ref().map(age),
+        free: past::free(known.runs, name),
+        error: past::error(known.runs, name),
     });
-    let created_at = newest.map(|backup| stored.made_at(backup, &wanted));
     let mut health = Health {
-        healthy: true,
-        backup_id: newest.map(|backup| backup.id().to_owned()),
-        created_at,
-        age_seconds: created_at.map(|at| age(at, now)),
-        max_age_seconds: max_age(known.max_age, known.schedule, now).as_secs(),
-        size: newest.map(|backup| stored.size(backup, &wanted)),
+        healthy: reasons.is_empty(),
+        backup_id: newest.map(|seen| seen.id.clone()),
+        created_at: newest.map(|seen| seen.created_at),
+        age_seconds: newest.map(age),
+        max_age_seconds: max_age.as_secs(),
+        size: newest.map(|seen| seen.size),
         next_run: next_run(known.schedule, now),
         last_run: known.runs.last().map(last_run),
         last_rehearsal: known.rehearsals.last().map(last_rehearsal),
-        destinations: Vec::new(),
-        reasons: Vec::new(),
+        destinations: places.collect(),
+        reasons,
         remarks: Vec::new(),
     };
-    for (name, kinds) in known.destinations {
-        let has_all =
-            |backup: &&past::Backup<'_>| kinds.iter().all(|kind| stored.is_at(backup, *kind, name));
-        let newest_here = stored.backups(now).find(has_all);
-        let created_at = newest_here.map(|backup| stored.made_at(backup, kinds));
-        health.destinations.push(Place {
-            destination: name.clone(),
-            backup_id: newest_here.map(|backup| backup.id().to_owned()),
-            created_at,
-            age_seconds: created_at.map(|at| age(at, now)),
-            free: past::free(known.runs, name),
-            error: past::error(known.runs, name),
-        });
-    }
-    health.reasons = reasons(known, &stored, newest, &wanted, &health, now);
-    health.remarks = remarks(known, &stored, newest, &health, now);
-    health.healthy = health.reasons.is_empty();
+    health.remarks = remarks(known, evidence, &health);
     health
+}
+
+fn behind(latest: DateTime<Utc>) -> String {
+    format!(
+        "the clock of this machine is behind its last backup, of {}",
+        latest.format("%Y-%m-%d %H:%M UTC")
+    )
+}
+
+fn failed_run(health: &Health) -> Option<String> {
+    let run = health.last_run.as_ref()?;
+    let when = run.started_at.map_or_else(String::new, |at| {
+        format!(" of {}", at.format("%Y-%m-%d %H:%M UTC"))
+    });
+    let why = run.error.as_deref().unwrap_or("it does not say why");
+    (run.status == "failed").then(|| format!("the last run{when} failed: {why}"))
 }
 
 /// The kinds that any destination gets.
 fn wanted(destinations: &[(String, Vec<ArchiveKind>)]) -> Vec<ArchiveKind> {
     let gets = |kind: &ArchiveKind| destinations.iter().any(|(_, kinds)| kinds.contains(kind));
     ArchiveKind::ALL.into_iter().filter(gets).collect()
-}
-
-fn age(at: DateTime<Utc>, now: DateTime<Utc>) -> u64 {
-    u64::try_from((now - at).num_seconds()).unwrap_or(0)
 }
 
 fn next_run(schedule: Option<&Installed>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
@@ -221,62 +290,6 @@ fn first_line(text: &str) -> Option<String> {
     text.lines().next().map(str::to_owned)
 }
 
-fn reasons(
-    known: &Known<'_>,
-    stored: &Stored<'_>,
-    newest: Option<&past::Backup<'_>>,
-    wanted: &[ArchiveKind],
-    health: &Health,
-    now: DateTime<Utc>,
-) -> Vec<String> {
-    let mut reasons = Vec::new();
-    if known.runs.is_empty() {
-        reasons.push(never_ran(health.next_run));
-        return reasons;
-    }
-    let begun = known.runs.last().and_then(|run| run.started_at);
-    let latest = begun.max(health.created_at);
-    if let Some(latest) = latest.filter(|latest| *latest - now > CLOCK_SLACK) {
-        reasons.push(format!(
-            "the clock of this machine is behind the last run, of {}",
-            latest.format("%Y-%m-%d %H:%M UTC")
-        ));
-    }
-    match (newest, health.age_seconds) {
-        (None, _) | (_, None) => reasons.push("no backup is complete".to_owned()),
-        (Some(backup), Some(age)) if age > health.max_age_seconds => reasons.push(format!(
-            "the newest complete backup, {}, is {} old, more than {}",
-            backup.id(),
-            Span(Duration::from_secs(age)),
-            Span(Duration::from_secs(health.max_age_seconds))
-        )),
-        _ => {}
-    }
-    // What was made later and is worse.
-    if let Some(later) = stored.backups(now).next()
-        && newest.is_none_or(|newest| newest.id() != later.id())
-    {
-        let why = stored.missing(later, wanted, known.destinations);
-        reasons.push(format!(
-            "{} is not complete: {}",
-            later.id(),
-            why.join("; ")
-        ));
-    }
-    if let Some(run) = health
-        .last_run
-        .as_ref()
-        .filter(|run| run.status == "failed")
-    {
-        let when = run.started_at.map_or_else(String::new, |at| {
-            format!(" of {}", at.format("%Y-%m-%d %H:%M UTC"))
-        });
-        let why = run.error.as_deref().unwrap_or("it does not say why");
-        reasons.push(format!("the last run{when} failed: {why}"));
-    }
-    reasons
-}
-
 /// A machine that was set up yesterday is not late.
 fn never_ran(next: Option<DateTime<Utc>>) -> String {
     let way_out = match next {
@@ -289,15 +302,12 @@ fn never_ran(next: Option<DateTime<Utc>>) -> String {
     format!("no run was ever recorded on this machine; {way_out}")
 }
 
-fn remarks(
-    known: &Known<'_>,
-    stored: &Stored<'_>,
-    newest: Option<&past::Backup<'_>>,
-    health: &Health,
-    now: DateTime<Utc>,
-) -> Vec<String> {
+fn remarks(known: &Known<'_>, evidence: &Evidence, health: &Health) -> Vec<String> {
     let mut remarks = Vec::new();
-    let lacking = health.destinations.iter().filter(|_| newest.is_some());
+    let lacking = health
+        .destinations
+        .iter()
+        .filter(|_| evidence.newest.is_some());
     for place in lacking.filter(|place| place.backup_id != health.backup_id) {
         let has = match (&place.backup_id, place.age_seconds) {
             (Some(id), Some(age)) => {
@@ -308,23 +318,21 @@ fn remarks(
             }
             _ => "there is no complete one".to_owned(),
         };
+        let name = &place.destination;
         remarks.push(format!(
-            "{} does not have the newest backup: {has}",
-            place.destination
+            "{name} does not have all of the newest backup: {has}"
         ));
     }
-    match known.runs.last() {
-        Some(run) if run.status == "partial" => {
-            let why = run.error.as_deref().and_then(first_line);
-            let why = why.unwrap_or_else(|| "it does not say why".to_owned());
-            remarks.push(format!("the last run was done in part: {why}"));
-        }
-        _ => {}
+    if let Some(run) = health
+        .last_run
+        .as_ref()
+        .filter(|run| run.status == "partial")
+    {
+        let why = run.error.as_deref().unwrap_or("it does not say why");
+        remarks.push(format!("the last run was done in part: {why}"));
     }
-    if let Some(rehearsal) = known
-        .rehearsals
-        .iter()
-        .rfind(|past| past.restorable.is_some())
+    let mut rehearsals = known.rehearsals.iter().rev();
+    if let Some(rehearsal) = rehearsals.find(|past| past.restorable.is_some())
         && rehearsal.restorable == Some(false)
     {
         remarks.push(format!(
@@ -334,26 +342,13 @@ fn remarks(
             failed_rehearsal(rehearsal.finished_at)
         ));
     }
-    if let Some(name) = stored.from_the_future(now) {
+    if let Some(id) = &evidence.from_the_future {
         remarks.push(format!(
-            "{name} was made under a wrong clock and does not count"
+            "{id} was made under a wrong clock and does not count"
         ));
     }
-    match known.schedule {
-        None if !known.runs.is_empty() => {
-            remarks.push(
-                "nothing starts runs by itself: gitlab-pi-backup schedule install".to_owned(),
-            );
-        }
-        None => {}
-        Some(schedule) => {
-            let faults = schedule
-                .faults
-                .iter()
-                .map(|fault| fault.replace("\n  ", ": "));
-            remarks.extend(faults);
-        }
-    }
+    let faults = known.schedule.iter().flat_map(|schedule| &schedule.faults);
+    remarks.extend(faults.map(|fault| fault.replace("\n  ", ": ")));
     remarks
 }
 
@@ -517,7 +512,7 @@ mod tests {
         assert_eq!(
             partial.remarks[0],
             format!(
-                "b does not have the newest backup: the newest there is {}, 4d 1h old",
+                "b does not have all of the newest backup: the newest there is {}, 4d 1h old",
                 id(4)
             )
         );

@@ -1,11 +1,262 @@
 //! `schedule`
 
-use super::ExitStatus;
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::{DateTime, Local, Utc};
+
 use super::setup::Failure;
+use super::{ExitStatus, USAGE, tell};
 use crate::cli::Global;
-use crate::cli::upkeep::ScheduleCommand;
+use crate::cli::upkeep::{ScheduleArgs, ScheduleCommand};
+use crate::config::{self, Config};
+use crate::schedule::{
+    Calendar, Change, Credential, Job, Manager, Report, await_clock, install, must_be_root, remove,
+    show, usual_manager,
+};
+use crate::settings::{ENV_CONFIG, ENV_PREFIX};
+use crate::units::Span;
+
+/// So long, at most, for a clock that is right.
+const LONGEST_WAIT: Duration = Duration::from_mins(3);
+/// Where a package puts the program.
+const PACKAGED: &str = "/usr/bin/gitlab-pi-backup";
 
 /// Shows, installs or removes what starts runs.
-pub fn run(_global: &Global, _arguments: &ScheduleCommand) -> Result<ExitStatus, Failure> {
-    Err((1, "is being built".to_owned()))
+pub fn run(global: &Global, arguments: &ScheduleCommand) -> Result<ExitStatus, Failure> {
+    let now = Utc::now();
+    let report = match arguments {
+        ScheduleCommand::Show(arguments) => {
+            let calendar = calendar(arguments)?;
+            let manager = manager(arguments, &calendar)?;
+            let job = job(global, arguments, false)?;
+            show(&job, &calendar, manager, arguments.packaged, now)
+        }
+        ScheduleCommand::Install(arguments) => {
+            let calendar = calendar(arguments)?;
+            must_be_root("install").map_err(host)?;
+            let manager = manager(arguments, &calendar)?;
+            let job = job(global, arguments, true)?;
+            install(&job, &calendar, manager, now).map(|mut report| {
+                report.notes.extend(notes(&job, manager));
+                report
+            })
+        }
+        ScheduleCommand::Remove(arguments) => {
+            let only = match (arguments.systemd, arguments.cron) {
+                (true, _) => Some(Manager::Systemd),
+                (_, true) => Some(Manager::Cron),
+                _ => None,
+            };
+            must_be_root("remove").map_err(host)?;
+            remove(only)
+        }
+        ScheduleCommand::AwaitClock => {
+            match await_clock(LONGEST_WAIT) {
+                Some(true) => {}
+                Some(false) => tracing::warn!(
+                    "nothing has set the clock within {}; going on",
+                    Span(LONGEST_WAIT)
+                ),
+                None => tracing::info!("whether the clock is set cannot be asked; going on"),
+            }
+            Ok(Report::new("await_clock"))
+        }
+    };
+    let report = report.map_err(host)?;
+    tell(global, &report, || text(&report, now));
+    Ok(0)
+}
+
+/// What the machine does not let us do.
+fn host(message: String) -> Failure {
+    (1, message)
+}
+
+fn calendar(arguments: &ScheduleArgs) -> Result<Calendar, Failure> {
+    Calendar::parse(&arguments.at).map_err(|why| (USAGE, format!("--at {why}")))
+}
+
+/// Who starts runs: as the arguments say, or as is usual here.
+fn manager(arguments: &ScheduleArgs, calendar: &Calendar) -> Result<Manager, Failure> {
+    let manager = match (arguments.systemd || arguments.packaged, arguments.cron) {
+        (true, _) => Manager::Systemd,
+        (_, true) => Manager::Cron,
+        _ => usual_manager().map_err(host)?,
+    };
+    if manager == Manager::Cron {
+        let lines = calendar.to_cron();
+        lines.map_err(|why| (USAGE, format!("--at {why}")))?;
+    }
+    Ok(manager)
+}
+
+/// What is started, from the configuration; what is only shown needs none yet.
+fn job(global: &Global, arguments: &ScheduleArgs, is_needed: bool) -> Result<Job, Failure> {
+    let given = config::path(global.config.clone());
+    let path = std::path::absolute(&given).unwrap_or(given);
+    let is_default = path == Path::new(config::DEFAULT_PATH);
+    let there = fs::File::open(&path).map_err(|error| error.kind());
+    let config = match there {
+        _ if arguments.packaged => config::defaults(),
+        Err(io::ErrorKind::NotFound) if is_default && !is_needed => config::defaults(),
+        Err(io::ErrorKind::PermissionDenied) if is_default && !is_needed => {
+            tracing::warn!(
+                "{} can only be read by root: this is what would be written without it",
+                path.display()
+            );
+            config::defaults()
+        }
+        _ => config::load(&path).map_err(|message| (USAGE, message))?,
+    };
+    let program = match &arguments.program {
+        Some(program) => program.clone(),
+        None if arguments.packaged => PACKAGED.into(),
+        None => std::env::current_exe()
+            .map_err(|error| (1, format!("asking where this program is: {error}")))?,
+    };
+    let text = |path: &Path| {
+        let text = path.to_str().filter(|text| !text.contains('\n'));
+        let why = format!(
+            "{}: such a path cannot be written into a schedule",
+            path.display()
+        );
+        text.map(str::to_owned).ok_or((1, why))
+    };
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    Ok(Job {
+        program: text(&program)?,
+        config: if is_default || arguments.packaged {
+            None
+        } else {
+            Some(text(&path)?)
+        },
+        gitlab_writable: gitlab_writable(&config),
+        writable: Vec::new(),
+        credentials: if arguments.packaged {
+            Vec::new()
+        } else {
+            credentials(folder)
+        },
+        state_dir: config.state_dir,
+    })
+}
+
+/// Where GitLab's commands put archives, with the folder they make if it is missing, and their lock.
+fn gitlab_writable(config: &Config) -> Vec<PathBuf> {
+    let gitlab = &config.gitlab;
+    let above = gitlab.config_dir.parent();
+    let above = above.filter(|folder| folder.parent().is_some());
+    vec![
+        above.unwrap_or(&gitlab.config_dir).to_owned(),
+        gitlab.data_dir.clone(),
+        gitlab.install_dir.join("embedded/service/gitlab-rails/tmp"),
+    ]
+}
+
+/// Files named by a dotted key of the configuration, in the folders that are for them.
+fn credentials(folder: &Path) -> Vec<Credential> {
+    let mut found = Vec::new();
+    for (name, is_encrypted) in [("credentials", false), ("credentials.encrypted", true)] {
+        for entry in fs::read_dir(folder.join(name))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let path = entry.path();
+            let key = entry.file_name().into_string().unwrap_or_default();
+            let is_sign = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            if path.is_file()
+                && key.contains('.')
+                && !key.starts_with('.')
+                && key.chars().all(is_sign)
+            {
+                found.push(Credential {
+                    name: key,
+                    path,
+                    is_encrypted,
+                });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+/// What would make a run started by the schedule another one than a run started here.
+fn notes(job: &Job, manager: Manager) -> Vec<String> {
+    let mut notes = Vec::new();
+    let parts = ["/target/debug/", "/target/release/"];
+    if parts.iter().any(|part| job.program.contains(part)) {
+        notes.push(format!(
+            "{} is in a build folder: install it where it stays, and repeat this",
+            job.program
+        ));
+    }
+    let hidden = ["/tmp/", "/var/tmp/"];
+    let is_hidden = |path: &&str| hidden.iter().any(|folder| path.starts_with(folder));
+    let config = job.config.as_deref();
+    let state = job.state_dir.to_str();
+    let all = [Some(job.program.as_str()), config, state];
+    if manager == Manager::Systemd {
+        for path in all.into_iter().flatten().filter(is_hidden) {
+            notes.push(format!(
+                "{path}: the service has a /tmp of its own and does not see it"
+            ));
+        }
+    }
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let ours = variables.filter(|name| name.starts_with(ENV_PREFIX) && name != ENV_CONFIG);
+    notes.extend(ours.map(|name| {
+        format!("{name} is set here, but not for what the schedule starts: write it into the configuration")
+    }));
+    notes
+}
+
+fn text(report: &Report, now: DateTime<Utc>) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail, here and below.
+    for file in &report.files {
+        let path = &file.path;
+        let _ = match (&file.text, file.change) {
+            (Some(content), Change::Planned) if path == "crontab" => write!(text, "{content}"),
+            (Some(content), Change::Planned) => writeln!(text, "# {path}\n{content}"),
+            (_, Change::Written) => writeln!(text, "wrote {}", shown(path)),
+            (_, Change::Removed) => writeln!(text, "took away {}", shown(path)),
+            (_, Change::Unchanged | Change::Planned) => Ok(()),
+        };
+    }
+    for note in &report.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
+    match (report.action, report.changed) {
+        ("install", _) => {}
+        ("remove", false) => return text + "there is no schedule to remove\n",
+        _ => return text,
+    }
+    if !report.changed {
+        text += "nothing was to be changed\n";
+    }
+    if let Some(next) = report.next_run {
+        let until = (next - now).to_std().unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "runs start at {}; the next one on {}, in {}\nhow the backups are: sudo gitlab-pi-backup status",
+            report.calendar.join(" and "),
+            next.with_timezone(&Local).format("%a %Y-%m-%d %H:%M"),
+            Span(until)
+        );
+    }
+    text
+}
+
+fn shown(path: &str) -> &str {
+    if path == "crontab" {
+        "the block in root's crontab"
+    } else {
+        path
+    }
 }

@@ -1,11 +1,333 @@
 //! `status`
 
-use super::ExitStatus;
-use super::setup::Failure;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use chrono::{DateTime, Local, Utc};
+use futures_util::future::join_all;
+use serde::Serialize;
+
+use super::setup::{Failure, Setup};
+use super::{ExitStatus, print, tell};
+use crate::catalog::Catalog;
 use crate::cli::Global;
 use crate::cli::upkeep::StatusArgs;
+use crate::config::Config;
+use crate::history::past::{rehearsals, runs};
+use crate::history::{is_end_damaged, read_and_count_damage};
+use crate::report::Status;
+use crate::restore;
+use crate::schedule::{self, Installed};
+use crate::state::StateDir;
+use crate::status::{Health, Known, judge, judge_stored};
+use crate::units::{Size, Span};
 
-/// Tells whether the newest backup is complete and fresh.
-pub fn run(_global: &Global, _arguments: &StatusArgs) -> Result<ExitStatus, Failure> {
-    Err((1, "is being built".to_owned()))
+/// What monitoring knows as "critical" and "unknown".
+const CRITICAL: ExitStatus = 2;
+const UNKNOWN: ExitStatus = 3;
+/// What one line of a plug-in may hold, in characters.
+const LONGEST_LINE: usize = 1000;
+
+/// What `--json` shows.
+#[derive(Serialize)]
+struct Report {
+    command: &'static str,
+    status: Status,
+    #[serde(flatten)]
+    health: Health,
+    error: Option<String>,
+    /// Something could not be looked at, so that being unhealthy is no finding.
+    #[serde(skip)]
+    is_blind: bool,
+}
+
+/// Whether the newest backup is complete and fresh.
+pub fn run(global: &Global, arguments: &StatusArgs) -> Result<ExitStatus, Failure> {
+    let now = Utc::now();
+    let report = look(global, arguments, now);
+    if !arguments.nagios {
+        let report = report?;
+        tell(global, &report, || text(&report.health, now));
+        return Ok(ExitStatus::from(!report.health.healthy));
+    }
+    let report = match report {
+        Ok(report) => report,
+        Err((_, message)) => return Ok(unknown(&message)),
+    };
+    let (word, status) = match (report.health.healthy, report.is_blind) {
+        (true, _) => ("OK", 0),
+        (false, true) => ("UNKNOWN", UNKNOWN),
+        (false, false) => ("CRITICAL", CRITICAL),
+    };
+    print(&plugin_line(word, &report.health));
+    Ok(status)
+}
+
+/// For monitoring, what keeps us from looking at all.
+pub fn unknown(message: &str) -> ExitStatus {
+    print(&format!("GITLAB BACKUP UNKNOWN - {}\n", one_line(message)));
+    UNKNOWN
+}
+
+fn look(global: &Global, arguments: &StatusArgs, now: DateTime<Utc>) -> Result<Report, Failure> {
+    let (config, selected) = Setup::load(global, &[])?;
+    let destinations: Vec<_> = config
+        .destinations
+        .iter()
+        .map(|settings| (settings.name.clone(), settings.kinds().to_vec()))
+        .collect();
+    let state = StateDir::new(&config.state_dir);
+    let past = read_and_count_damage(&state);
+    let (entries, damaged) = match &past {
+        Ok((entries, damaged)) => (entries.as_slice(), *damaged),
+        Err(_) => (&[][..], 0),
+    };
+    let (runs, rehearsals) = (runs(entries), rehearsals(entries));
+    let asked = schedule::installed();
+    let known = Known {
+        runs: &runs,
+        rehearsals: &rehearsals,
+        destinations: &destinations,
+        schedule: asked.as_ref().ok().and_then(Option::as_ref),
+        max_age: arguments.max_age.map(|span| span.0),
+    };
+    let mut is_blind = false;
+    let mut health = if arguments.remote {
+        let (catalogs, errors) = ask(global, (config, selected))?;
+        let mut health = judge_stored(&known, &catalogs, now);
+        if !errors.is_empty() && !health.healthy {
+            // What is missing may be at the destination that did not answer.
+            is_blind = true;
+            health.reasons.clear();
+        }
+        for error in errors {
+            if health.healthy {
+                health.remarks.push(one_line(&error));
+            } else {
+                health.add_reason(one_line(&error));
+            }
+        }
+        health
+    } else {
+        judge(&known, now)
+    };
+    match past {
+        Err(error) => {
+            let folder = state.path().display();
+            let why = format!("reading the history in {folder}: {error}; run this as root");
+            if arguments.remote {
+                health.remarks.push(why);
+            } else {
+                is_blind = true;
+                health.reasons.clear();
+                health.add_reason(why);
+            }
+        }
+        Ok((entries, _)) => {
+            let odd = entries
+                .iter()
+                .filter(|entry| entry["command"] == "run")
+                .count()
+                - runs.len();
+            note_damage(&mut health, &state, damaged + odd, arguments.remote);
+        }
+    }
+    if let Some(why) = restore::unfinished(&state) {
+        health.add_reason(one_line(&why));
+    }
+    note_schedule(&mut health, &asked);
+    let error = health.reasons.first().cloned();
+    Ok(Report {
+        command: "status",
+        status: if health.healthy {
+            Status::Ok
+        } else {
+            Status::Failed
+        },
+        health,
+        error,
+        is_blind,
+    })
+}
+
+/// The catalogs of the destinations that answer, and why the others do not.
+fn ask(
+    global: &Global,
+    loaded: (Config, Vec<String>),
+) -> Result<(Vec<Catalog>, Vec<String>), Failure> {
+    Setup::carry_out(global, loaded, async |setup| {
+        let asked = setup.taking_part().map(async |destination| {
+            Catalog::read(destination, &setup.state, &setup.short_patience()).await
+        });
+        let answers = tokio::select! {
+            answers = join_all(asked) => answers,
+            signal = setup.stop.requested() => {
+                return Err((signal.exit_status(), format!("stopped by {}", signal.name())));
+            }
+        };
+        let (mut catalogs, mut errors) = (Vec::new(), Vec::new());
+        for answer in answers {
+            match answer {
+                Ok(catalog) => catalogs.push(catalog),
+                Err(error) => errors.push(error.to_string()),
+            }
+        }
+        Ok((catalogs, errors))
+    })
+}
+
+/// A damaged line of long ago is only told; where the end is damaged, what happened last is not known.
+fn note_damage(health: &mut Health, state: &StateDir, damaged: usize, is_remote: bool) {
+    if damaged == 0 {
+        return;
+    }
+    let folder = state.path().display();
+    let what = format!("the history in {folder} has damaged lines ({damaged})");
+    let is_end = is_end_damaged(state).unwrap_or(true);
+    if (is_end || health.last_run.is_none()) && !is_remote {
+        health.add_reason(format!(
+            "{what}, the last one among them: the next run makes it good"
+        ));
+    } else {
+        health.remarks.push(what);
+    }
+}
+
+fn note_schedule(health: &mut Health, asked: &Result<Option<Installed>, String>) {
+    match asked {
+        Ok(Some(_)) => {}
+        Ok(None) => health
+            .remarks
+            .push("nothing starts runs by itself: gitlab-pi-backup schedule install".to_owned()),
+        Err(why) => health.remarks.push(format!(
+            "what starts runs could not be asked: {}",
+            one_line(why)
+        )),
+    }
+}
+
+/// Several lines as one, without what means something to monitoring.
+fn one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let text = lines.collect::<Vec<_>>().join("; ");
+    let text = text.replace('|', "/");
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(LONGEST_LINE)
+        .collect()
+}
+
+/// One line and its figures, as the guidelines of the Monitoring Plugins have it.
+fn plugin_line(word: &str, health: &Health) -> String {
+    let said = match (&health.backup_id, health.age_seconds) {
+        (Some(id), Some(age)) if health.healthy => {
+            format!("newest complete backup {id}, {} old", ago(age))
+        }
+        _ => health.reasons.join("; "),
+    };
+    let mut line = format!("GITLAB BACKUP {word} - {}", one_line(&said));
+    if let (Some(age), max) = (health.age_seconds, health.max_age_seconds) {
+        // Writing to a string cannot fail.
+        let _ = write!(line, " | age={age}s;{max};{max};0");
+        if let Some(size) = health.size {
+            let _ = write!(line, " size={size}B;;;0");
+        }
+    }
+    line + "\n"
+}
+
+fn ago(seconds: u64) -> Span {
+    Span(Duration::from_secs(seconds))
+}
+
+fn day(at: DateTime<Utc>) -> String {
+    at.with_timezone(&Local)
+        .format("%a %Y-%m-%d %H:%M")
+        .to_string()
+}
+
+fn text(health: &Health, now: DateTime<Utc>) -> String {
+    let mut text = String::new();
+    let max = ago(health.max_age_seconds);
+    // Writing to a string cannot fail, here and below.
+    let _ = match (&health.backup_id, health.age_seconds, &health.reasons[..]) {
+        (Some(id), Some(age), []) => writeln!(
+            text,
+            "healthy: the newest complete backup is {} old",
+            ago(age)
+        )
+        .and_then(|()| writeln!(text, "backup          {id} (at most {max} old)")),
+        (id, age, reasons) => {
+            let _ = writeln!(
+                text,
+                "NOT HEALTHY: {}",
+                reasons.first().map_or("", |first| first)
+            );
+            for reason in reasons.iter().skip(1) {
+                let _ = writeln!(text, "             {reason}");
+            }
+            match (id, age) {
+                (Some(id), Some(age)) => {
+                    writeln!(
+                        text,
+                        "backup          {id}, {} old (at most {max})",
+                        ago(age)
+                    )
+                }
+                _ => Ok(()),
+            }
+        }
+    };
+    for place in &health.destinations {
+        let name = &place.destination;
+        let _ = match (&place.backup_id, place.age_seconds) {
+            (Some(id), Some(age)) => write!(text, "{name:<15} {id}, {} old", ago(age)),
+            _ => write!(text, "{name:<15} no complete backup"),
+        };
+        if let Some(free) = place.free {
+            let _ = write!(text, ", {} free", Size(free));
+        }
+        if let Some(error) = &place.error {
+            let _ = write!(text, "\n{:<15} last error: {error}", "");
+        }
+        text.push('\n');
+    }
+    if let Some(run) = &health.last_run {
+        let when = run.started_at.map_or("at an unknown time".to_owned(), day);
+        let _ = writeln!(text, "last run        {when}, {}", run.status);
+    }
+    if let Some(rehearsal) = &health.last_rehearsal {
+        let verdict = match rehearsal.restorable {
+            Some(true) => "restorable",
+            Some(false) => "NOT RESTORABLE",
+            None => "could not be read to its end",
+        };
+        let (when, id) = (day(rehearsal.finished_at), &rehearsal.backup_id);
+        let _ = writeln!(
+            text,
+            "last rehearsal  {when}, {id} at {}: {verdict}",
+            rehearsal.destination
+        );
+    } else if health.last_run.is_some() {
+        text += "last rehearsal  none: gitlab-pi-backup rehearse\n";
+    }
+    if let Some(next) = health.next_run {
+        let until = Span((next - now).to_std().unwrap_or_default());
+        let _ = writeln!(text, "next run        {}, in {until}", day(next));
+    }
+    for remark in &health.remarks {
+        let _ = writeln!(text, "note: {remark}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_plugin_line_means_what_it_should_not() {
+        assert_eq!(one_line("a | b\n  c\u{1b}[0m\r\n\n"), "a / b; c[0m");
+        assert_eq!(one_line(&"x".repeat(5_000)).len(), LONGEST_LINE);
+    }
 }

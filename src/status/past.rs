@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-use super::first_line;
+use super::{Evidence, Seen, first_line, wanted};
 use crate::archive::{ArchiveKind, ArchiveName, belonging};
 use crate::catalog::failed_rehearsal;
 use crate::history::past::{PastArchive, PastRehearsal, PastRun};
@@ -22,7 +22,7 @@ pub(super) struct Stored<'a> {
 }
 
 /// A data archive, and the config archive that belongs to it.
-pub(super) struct Backup<'a> {
+struct Backup<'a> {
     data: ArchiveName,
     config: Option<&'a str>,
 }
@@ -38,7 +38,7 @@ struct Facts<'a> {
 }
 
 impl Backup<'_> {
-    pub(super) fn id(&self) -> &str {
+    fn id(&self) -> &str {
         self.data.backup_id().unwrap_or_default()
     }
 
@@ -96,25 +96,52 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// The newest first, without what was made under a wrong clock.
-    pub(super) fn backups(&self, now: DateTime<Utc>) -> impl Iterator<Item = &Backup<'a>> {
-        let counts = move |backup: &&Backup<'_>| !backup.data.is_from_the_future(now);
-        self.backups.iter().filter(counts)
-    }
-
-    /// The newest one that was made under a wrong clock.
-    pub(super) fn from_the_future(&self, now: DateTime<Utc>) -> Option<&str> {
-        let newest = self.backups.first()?;
-        newest.data.is_from_the_future(now).then(|| newest.id())
+    /// What follows from it for the configured destinations.
+    pub(super) fn evidence(
+        &self,
+        destinations: &[(String, Vec<ArchiveKind>)],
+        now: DateTime<Utc>,
+    ) -> Evidence {
+        let counts = |backup: &&Backup<'_>| !backup.data.is_from_the_future(now);
+        let backups = || self.backups.iter().filter(counts);
+        let wanted = wanted(destinations);
+        let is_complete = |backup: &&Backup<'_>| {
+            let mut kinds = wanted.iter();
+            kinds.all(|kind| self.is_anywhere(backup, *kind, destinations))
+        };
+        let seen = |backup: &Backup<'_>, kinds: &[ArchiveKind]| Seen {
+            id: backup.id().to_owned(),
+            created_at: Stored::made_at(backup, kinds),
+            size: self.size(backup, kinds),
+        };
+        let worse = backups().next().filter(|latest| !is_complete(latest));
+        let places = destinations.iter().map(|(name, kinds)| {
+            let mut backups = backups();
+            let newest =
+                backups.find(|backup| kinds.iter().all(|kind| self.is_at(backup, *kind, name)));
+            newest.map(|backup| seen(backup, kinds))
+        });
+        let future = self.backups.first().filter(|newest| !counts(newest));
+        Evidence {
+            newest: backups()
+                .find(is_complete)
+                .map(|backup| seen(backup, &wanted)),
+            worse: worse.map(|backup| {
+                let why = self.missing(backup, &wanted, destinations);
+                (backup.id().to_owned(), why)
+            }),
+            places: places.collect(),
+            from_the_future: future.map(|backup| backup.id().to_owned()),
+        }
     }
 
     /// Whether a destination has its archive of a kind, whole and proved.
-    pub(super) fn is_at(&self, backup: &Backup<'_>, kind: ArchiveKind, place: &str) -> bool {
+    fn is_at(&self, backup: &Backup<'_>, kind: ArchiveKind, place: &str) -> bool {
         self.lack(backup, kind, place).is_none()
     }
 
     /// Whether one of the destinations that get this kind has it.
-    pub(super) fn is_anywhere(
+    fn is_anywhere(
         &self,
         backup: &Backup<'_>,
         kind: ArchiveKind,
@@ -127,7 +154,7 @@ impl<'a> Stored<'a> {
     }
 
     /// What is wrong with a backup that is not complete, a word on each kind and destination.
-    pub(super) fn missing(
+    fn missing(
         &self,
         backup: &Backup<'_>,
         wanted: &[ArchiveKind],
@@ -172,7 +199,7 @@ impl<'a> Stored<'a> {
     }
 
     /// When it was made: its data, if that is wanted.
-    pub(super) fn made_at(&self, backup: &Backup<'_>, kinds: &[ArchiveKind]) -> DateTime<Utc> {
+    fn made_at(backup: &Backup<'_>, kinds: &[ArchiveKind]) -> DateTime<Utc> {
         let config = backup.config.and_then(ArchiveName::parse);
         match config.filter(|_| !kinds.contains(&ArchiveKind::Data)) {
             Some(config) => config.created_at(),
@@ -181,7 +208,7 @@ impl<'a> Stored<'a> {
     }
 
     /// The sizes of its archives of these kinds, together.
-    pub(super) fn size(&self, backup: &Backup<'_>, kinds: &[ArchiveKind]) -> u64 {
+    fn size(&self, backup: &Backup<'_>, kinds: &[ArchiveKind]) -> u64 {
         let names = kinds.iter().filter_map(|kind| backup.archive(*kind));
         let facts = names.filter_map(|name| self.archives.get(name));
         facts.fold(0, |sum, facts| sum.saturating_add(facts.size))
