@@ -13,5 +13,6 @@ pub mod host;
 pub mod kill;
 pub mod log_in;
 pub mod lost;
+pub mod machine;
 pub mod mail;
 pub mod receiver;
