@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Local, Utc};
 use futures_util::future::join_all;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::setup::{Failure, Setup};
 use super::{ExitStatus, print, tell};
@@ -176,15 +177,24 @@ fn ask(
     })
 }
 
+/// Whether an entry is a run or a rehearsal that cannot be understood.
+fn is_odd(entry: &Value) -> bool {
+    let one = std::slice::from_ref(entry);
+    match entry.get("command").and_then(Value::as_str) {
+        Some("run") => runs(one).is_empty(),
+        Some("rehearse") => rehearsals(one).is_empty(),
+        _ => !entry.is_object(),
+    }
+}
+
 /// A damaged line of long ago is only told; where the end is damaged, what happened last is not known.
-fn note_damage(health: &mut Health, state: &StateDir, damaged: usize, is_remote: bool) {
+fn note_damage(health: &mut Health, state: &StateDir, damaged: usize, is_end: bool) {
     if damaged == 0 {
         return;
     }
     let folder = state.path().display();
     let what = format!("the history in {folder} has damaged lines ({damaged})");
-    let is_end = is_end_damaged(state).unwrap_or(true);
-    if (is_end || health.last_run.is_none()) && !is_remote {
+    if is_end {
         health.add_reason(format!(
             "{what}, the last one among them: the next run makes it good"
         ));
