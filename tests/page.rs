@@ -29,6 +29,11 @@ const HOSTILE: &str = "</style></title><script src=\"//evil.example/x.js\">alert
 
 /// The page of a history.
 fn page(entries: &[Value], change: impl Fn(&mut Health)) -> String {
+    timed(entries, change).0
+}
+
+/// The same, and how long it took to make it of what had been read.
+fn timed(entries: &[Value], change: impl Fn(&mut Health)) -> (String, Duration) {
     let destinations =
         ["dropbox", "office"].map(|name| (name.to_owned(), ArchiveKind::ALL.to_vec()));
     let known = Known {
@@ -46,7 +51,9 @@ fn page(entries: &[Value], change: impl Fn(&mut Health)) -> String {
         history: Ok(0),
         schedule_error: None,
     };
-    html(&facts, &now())
+    let start = Instant::now();
+    let page = html(&facts, &now());
+    (page, start.elapsed())
 }
 
 /// As it is after a good run.
@@ -373,12 +380,10 @@ fn it_stays_small_and_quick_however_long_the_history() {
         entry["started_at"] = json!(at.to_rfc3339());
     }
     for entries in [entries, crowded] {
-        let start = Instant::now();
-        let page = page(&entries, safe);
-        let took = start.elapsed();
+        let (page, took) = timed(&entries, safe);
         assert!(page.len() < 300_000, "{} bytes", page.len());
-        // Optimised it is a tenth of it; and other tests run beside this one.
-        assert!(took < Duration::from_millis(1_000), "{took:?}");
+        // 20 ms as tests are built, on two shared cores; optimised less. Other tests run beside this one.
+        assert!(took < Duration::from_millis(500), "{took:?}");
     }
 }
 

@@ -47,15 +47,17 @@ pub(super) fn section(runs: &[Entry<'_>], clock: &Clock<'_>) -> String {
                 .map(|error| first_line(error, 120));
         }
     }
-    let nothing = days.is_empty().then_some("no run");
     let counted = Ending::ALL.into_iter().zip(counts);
     let told: Vec<_> = counted.filter(|(_, n)| *n > 0).collect();
     let summary = told
         .iter()
         .map(|(ending, n)| format!("{n} {}", ending.word()));
-    let summary = nothing
-        .map(str::to_owned)
-        .unwrap_or_else(|| summary.collect::<Vec<_>>().join(", "));
+    let (summary, note) = if told.is_empty() {
+        ("no run".to_owned(), "no run in the last year")
+    } else {
+        let summary: Vec<_> = summary.collect();
+        (summary.join(", "), "the worst run of each day")
+    };
     let mut html = "<section aria-labelledby=\"calendar\">\n<h2 id=\"calendar\">A year of runs</h2>\n<div class=\"year\">\n".to_owned();
     for half in 0..HALVES {
         let start = first + Days::new(half * WEEKS_PER_HALF * 7);
@@ -71,7 +73,6 @@ pub(super) fn section(runs: &[Entry<'_>], clock: &Clock<'_>) -> String {
             word = ending.word()
         );
     }
-    let note = nothing.map_or("the worst run of each day", |_| "no run in the last year");
     let _ = writeln!(html, "<li>{note}</li>");
     html + "</ul>\n</section>\n"
 }

@@ -169,14 +169,15 @@ fn newest_complete(
         let last = rehearsed.find(|past| is_of(past, id, destination));
         last.is_some_and(|past| past.restorable == Some(false))
     };
-    let good = stored.filter(|row| {
-        let id = &row.backup_id;
+    let mut names: Vec<_> = stored
+        .filter_map(|row| ArchiveName::of_backup(&row.backup_id))
+        .collect();
+    names.sort_by(ArchiveName::age_order);
+    let good = |name: &&ArchiveName| {
+        let id = name.backup_id().unwrap_or_default();
         !is_doubtful(known.runs, id) && !failed(id)
-    });
-    let names = good.filter_map(|row| ArchiveName::of_backup(&row.backup_id));
-    names
-        .max_by(ArchiveName::age_order)
-        .map(|name| name.created_at())
+    };
+    names.iter().rev().find(good).map(ArchiveName::created_at)
 }
 
 /// A rehearsal that came to an end.

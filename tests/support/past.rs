@@ -51,79 +51,119 @@ pub fn rehearsal(
         "restorable": restorable, "finished_at": time(at) })
 }
 
+/// How the run so many runs ago ended: status, exit status, error.
+fn ending(ago: u64) -> (&'static str, u8, Option<&'static str>) {
+    match ago {
+        71 => (
+            "failed",
+            1,
+            Some(
+                "gitlab-backup create: exit status 1: pg_dump: error: connection to server failed",
+            ),
+        ),
+        38 => (
+            "failed",
+            1,
+            Some(
+                "dropbox: refreshing the access token: the refresh token was revoked or belongs to another app\n  \
+                 allow the app again: gitlab-pi-backup login",
+            ),
+        ),
+        5 => (
+            "failed",
+            143,
+            Some("stopped by SIGTERM; what was uploaded is kept for the next run"),
+        ),
+        23 | 24 => (
+            "partial",
+            3,
+            Some("office: no answer within 10s\n  check the network"),
+        ),
+        _ => ("ok", 0, None),
+    }
+}
+
 fn run(n: u64, ago: u64, at: DateTime<Utc>) -> Value {
     // Small changes that look like chance.
     let noise = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
-    let data = 900 * MIB + n * 7 * MIB + noise * 400 - if n > 60 { 180 * MIB } else { 0 };
+    let cleaned = if n > 60 { 180 * MIB } else { 0 };
+    let data = 900 * MIB + n * 7 * MIB + noise * 400 - cleaned;
     let config = 118 * 1024 + n / 9 * 512;
-    let office_down = matches!(ago, 23 | 24);
-    let error = match ago {
-        71 => Some(
-            "gitlab-backup create failed: exit status 1: pg_dump: error: connection to server on socket failed",
-        ),
-        38 => Some(
-            "dropbox: refreshing the access token: the refresh token was revoked or belongs to another app\n  allow the app again: gitlab-pi-backup login",
-        ),
-        5 => Some("stopped by SIGTERM; what was uploaded is kept for the next run"),
-        _ if office_down => Some("office: no answer within 10s\n  check the network"),
-        _ => None,
-    };
-    let (status, exit) = match ago {
-        71 | 38 => ("failed", 1),
-        5 => ("failed", 143),
-        _ if office_down => ("partial", 3),
-        _ => ("ok", 0),
-    };
+    let (status, exit, error) = ending(ago);
     let made = ago != 71;
-    let seconds = [
-        14.0 + noise_of(noise, 9),
-        190.0 + noise_of(noise, 70),
-        150.0 + noise_of(noise >> 3, 160),
-        4.0,
-    ];
-    let upload = |destination: &str, size: u64| {
-        let stored = status == "ok" || (destination == "dropbox" && office_down);
-        json!({ "destination": destination, "path": "/Data/x", "status": if stored { "uploaded" } else { "failed" },
-            "bytes_sent": size, "verified": stored, "seconds": 1.0, "error": null })
-    };
-    let archive = |kind: &str, name: String, size: u64| {
-        json!({ "kind": kind, "name": name, "size": size, "created_at": time(at), "made_by_this_run": true,
-            "doubts": [], "uploads": [upload("dropbox", size), upload("office", size)] })
-    };
+    let stored =
+        |destination: &str| status == "ok" || status == "partial" && destination == "dropbox";
     let id = backup_id(at);
-    let mut archives = vec![archive(
-        "config",
-        format!(
-            "gitlab_config_{}_{}.tar",
-            at.timestamp(),
-            at.format("%Y_%m_%d")
-        ),
-        config,
-    )];
+
+    let archive = |kind: &str, name: String, size: u64| {
+        let uploads = ["dropbox", "office"].map(|destination| {
+            let stored = stored(destination);
+            json!({
+                "destination": destination,
+                "path": format!("/{name}"),
+                "status": if stored { "uploaded" } else { "failed" },
+                "bytes_sent": size,
+                "verified": stored,
+                "seconds": 1.0,
+            })
+        });
+        json!({
+            "kind": kind,
+            "name": name,
+            "size": size,
+            "created_at": time(at),
+            "made_by_this_run": true,
+            "doubts": [],
+            "uploads": uploads,
+        })
+    };
+    let day = at.format("%Y_%m_%d");
+    let config_name = format!("gitlab_config_{}_{day}.tar", at.timestamp());
+    let mut archives = vec![archive("config", config_name, config)];
     if made {
         archives.push(archive("data", format!("{id}_gitlab_backup.tar"), data));
     }
-    let manifests: Vec<_> = ["dropbox", "office"].iter()
-        .filter(|name| status == "ok" || (**name == "dropbox" && office_down))
-        .map(|name| json!({ "destination": name, "backup_id": id, "path": "/Manifests/x", "status": "written", "error": null }))
-        .collect();
-    // Retention has filled up after some months; then only the backups themselves grow.
-    let kept = (n + 1).min(17);
-    let used = 31 * GIB + kept * data + n * 20 * MIB;
-    let space = |name: &str, used: u64, total: u64| json!({ "destination": name, "free": total.saturating_sub(used), "used": used, "total": total });
-    let step = |step: &str, seconds: f64| json!({ "step": step, "status": "ok", "seconds": seconds, "error": null });
-    json!({ "command": "run", "run_id": format!("run-{n}"), "status": status, "exit": exit,
-        "started_at": time(at), "finished_at": time(at + TimeDelta::milliseconds(1_000 * (seconds.iter().sum::<f64>() as i64))),
-        "backup_id": made.then_some(id), "gitlab_version": "17.8.2",
-        "steps": [step("preflight", 1.1), step("config_command", seconds[0]), step("data_command", if made { seconds[1] } else { 6.0 }),
-            step("upload", seconds[2]), step("manifest", seconds[3])],
-        "archives": archives, "manifests": manifests, "pruned": [],
-        "space": [space("dropbox", used, 100 * GIB), space("office", 210 * GIB, 931 * GIB)],
-        "warnings": [], "error": error })
-}
+    let manifests = ["dropbox", "office"]
+        .into_iter()
+        .filter(|name| stored(name));
+    let manifests =
+        manifests.map(|name| json!({ "destination": name, "backup_id": id, "status": "written" }));
 
-fn noise_of(noise: u64, most: u64) -> f64 {
-    f64::from(u32::try_from(noise % most).expect("small"))
+    let seconds = [
+        ("preflight", 1),
+        ("config_command", 14 + noise % 9),
+        ("data_command", if made { 190 + noise % 70 } else { 6 }),
+        ("upload", 150 + (noise >> 3) % 160),
+        ("manifest", 4),
+    ];
+    let steps =
+        seconds.map(|(step, seconds)| json!({ "step": step, "status": "ok", "seconds": seconds }));
+    let took: u64 = seconds.iter().map(|(_, seconds)| seconds).sum();
+
+    // Retention has filled up after some months; then only the backups themselves grow.
+    let used = 31 * GIB + (n + 1).min(17) * data + n * 20 * MIB;
+    let space = [
+        ("dropbox", used, 100 * GIB),
+        ("office", 210 * GIB, 931 * GIB),
+    ];
+    let space = space.map(|(name, used, total)| {
+        let free = total.saturating_sub(used);
+        json!({ "destination": name, "free": free, "used": used, "total": total })
+    });
+    json!({
+        "command": "run",
+        "run_id": format!("run-{n}"),
+        "status": status,
+        "exit": exit,
+        "started_at": time(at),
+        "finished_at": time(at + TimeDelta::seconds(took.cast_signed())),
+        "backup_id": made.then_some(&id),
+        "steps": steps,
+        "archives": archives,
+        "manifests": manifests.collect::<Vec<_>>(),
+        "space": space,
+        "error": error,
+    })
 }
 
 /// As GitLab names the backup of a moment.
