@@ -170,6 +170,7 @@ fn every_field_of_json_is_told_and_no_other() {
     assert_eq!((first.status, second.status), (Some(0), Some(3)));
     dropbox.put_file("/Data/notes.txt", b"x");
     let restored = host.path("restored").display().to_string();
+    let page = host.path("page.html").display().to_string();
     let mut documents: Vec<(&str, Vec<Ended>)> = vec![
         ("run", vec![first, second, host.run("run --dry-run --json")]),
         ("list", vec![host.run("list --json")]),
@@ -197,6 +198,10 @@ fn every_field_of_json_is_told_and_no_other() {
                 host.run("man --json"),
                 host.run(&format!("man {} --json", host.path("man").display())),
             ],
+        ),
+        (
+            "report",
+            vec![host.run(&format!("report --html {page} --json"))],
         ),
         // A token that stands in the configuration: nothing is asked, but it is revoked, last of all.
         (
@@ -272,10 +277,12 @@ fn every_exit_status_is_told() {
         seen.insert((command, status));
     };
     let restored = host.path("restored").display().to_string();
+    let page = host.path("page.html").display().to_string();
     let with_what_it_needs = |command: &str| match command {
         "run" => "run --skip-create".to_owned(),
         "restore" => format!("restore --to {restored}"),
         "completions" => "completions zsh".to_owned(),
+        "report" => format!("report --html {page}"),
         other => other.to_owned(),
     };
     // What tries `login` is in a file of its own.
@@ -288,6 +295,7 @@ fn every_exit_status_is_told() {
         look(&host, arguments);
         look(&host, &format!("{arguments} --bogus"));
     }
+    look(&host, "report --html /nowhere/page.html");
     let held = fs::OpenOptions::new()
         .write(true)
         .open(host.path("state/lock"))
