@@ -79,7 +79,9 @@ fn machine(dropbox: &Dropbox, given: Given) -> Host {
     for folder in ["secret", "tmp"] {
         fs::create_dir(host.path(folder)).expect("a folder");
     }
-    let text = host.config(dropbox) + "retry_for = \"2s\"\n";
+    let report = host.path("report.html").display().to_string();
+    let text =
+        host.config(dropbox) + &format!("retry_for = \"2s\"\n[report]\nfile = \"{report}\"\n");
     let (before, after) = text.split_once("refresh_token = ").expect("a token");
     let (_, after) = after.split_once('\n').expect("a line");
     let secret = |name: &str, value: &str| {
