@@ -270,11 +270,13 @@ fn a_history_may_be_long_and_hurt() {
     // Of a wrong type, as an older or a later program may have written it.
     let odd = "{\"command\":\"run\",\"archives\":7}\n";
     write([odd.as_bytes(), good.as_bytes()].concat().as_slice());
-    let odd = host.run("status");
+    let old = host.run("status");
     assert!(
-        odd.status == Some(0) && odd.out.contains("has damaged lines (1)"),
-        "{odd}"
+        old.status == Some(0) && old.out.contains("has damaged lines (1)"),
+        "{old}"
     );
+    write([good.as_bytes(), odd.as_bytes()].concat().as_slice());
+    assert_eq!(host.run("status").status, Some(1));
     // Nobody may touch a backup while GitLab is half restored.
     write(good.as_bytes());
     fs::write(host.path("state/restore.json"), "{").expect("written");

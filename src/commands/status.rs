@@ -125,12 +125,23 @@ fn look(global: &Global, arguments: &StatusArgs, now: DateTime<Utc>) -> Result<R
             }
         }
         Ok((entries, _)) => {
-            let odd = entries
-                .iter()
-                .filter(|entry| entry["command"] == "run")
-                .count()
-                - runs.len();
-            note_damage(&mut health, &state, damaged + odd, arguments.remote);
+            let of = |command: &str| {
+                entries
+                    .iter()
+                    .filter(|entry| entry["command"] == command)
+                    .count()
+            };
+            let odd = (of("run") - runs.len())
+                + (of("rehearse") - rehearsals.len())
+                + entries.iter().filter(|entry| !entry.is_object()).count();
+            let is_end =
+                is_end_damaged(&state).unwrap_or(true) || entries.last().is_some_and(is_odd);
+            note_damage(
+                &mut health,
+                &state,
+                damaged + odd,
+                is_end && !arguments.remote,
+            );
         }
     }
     if let Some(why) = restore::unfinished(&state) {
