@@ -142,10 +142,13 @@ pub fn notify_alone(path: &Path) -> Option<notify::Settings> {
 
 fn text_of(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| {
-        let way_out = if error.kind() == io::ErrorKind::NotFound {
-            "let `sudo gitlab-pi-backup login` write one, or name another with -c"
-        } else {
-            "name another with -c"
+        let way_out = match error.kind() {
+            io::ErrorKind::NotFound => {
+                "let `sudo gitlab-pi-backup login` write one, write one as config.example.toml shows, or name \
+                 another with -c"
+            }
+            io::ErrorKind::PermissionDenied => "run as root, or name another with -c",
+            _ => "write one as config.example.toml shows, or name another with -c",
         };
         format!(
             "reading the configuration {}: {error}\n  {way_out}",
