@@ -148,7 +148,7 @@ fn text_of(path: &Path) -> Result<String, String> {
                  another with -c"
             }
             io::ErrorKind::PermissionDenied => "run as root, or name another with -c",
-            _ => "write one as config.example.toml shows, or name another with -c",
+            _ => "name another with -c",
         };
         format!(
             "reading the configuration {}: {error}\n  {way_out}",
@@ -224,7 +224,8 @@ fn gather(reader: &mut Reader) -> Config {
     if sections.is_empty() {
         root.fault(
             "destinations",
-            "no destination is configured; add a table like [destinations.dropbox]",
+            "no destination is configured; add a table like this\n    \
+             [destinations.dropbox]\n    type = \"dropbox\"\n    app_key = \"…\"",
         );
     }
     for (name, mut section) in sections {

@@ -104,7 +104,7 @@ fn what_is_wrong_is_told_with_its_line() {
     let cases: &[(&str, &[&str])] = &[
         (
             "",
-            &["no destination is configured; add a table like [destinations.dropbox]"],
+            &["no destination is configured; add a table like this\n    [destinations.dropbox]\n"],
         ),
         (
             "state_dir = \"/x\"\n[destinations]\n",

@@ -437,6 +437,36 @@ fn a_terminal_that_is_left_shows_again_what_is_typed() {
     assert!(!host.path("config.toml").exists());
 }
 
+/// Nobody is asked again, and nothing shows: whoever types it does so on a terminal.
+#[test]
+fn a_code_for_standard_input_that_is_a_terminal() {
+    let dropbox = start();
+    let mut host = machine(&dropbox);
+    host.set(&format!("{PREFIX}APP_KEY"), "standin-app-key");
+    let mut screen = Screen::start(&host.command("login --code -"));
+    screen.wait_for("on standard input.");
+    assert!(!echoes(&screen.terminal()));
+    let code = dropbox.authorize(address(&screen.text())).expect("a code");
+    screen.enter(&format!("{code}\n"));
+    let (status, shown) = screen.end();
+    assert_eq!(status, Some(0), "{shown}");
+    assert!(!shown.contains(&code), "{shown}");
+    assert_logged_in(&dropbox, &host);
+    // The secret of the environment is not written.
+    let dropbox = Dropbox::start(Options {
+        app_secret: Some("s3cret".to_owned()),
+        ..Options::default()
+    });
+    let mut host = machine(&dropbox);
+    host.set(&format!("{PREFIX}APP_KEY"), "standin-app-key");
+    host.set(&format!("{PREFIX}APP_SECRET"), "s3cret");
+    let ended = with_code(&dropbox, &host, "login --code -");
+    assert_eq!(ended.status, Some(0), "{ended}");
+    let note = "note: the app's secret was not written into the configuration; the token needs it for every run\n";
+    assert!(ended.out.contains(note), "{ended}");
+    assert_logged_in(&dropbox, &host);
+}
+
 #[test]
 fn arguments_that_make_no_sense() {
     let dropbox = start();
@@ -479,6 +509,19 @@ fn arguments_that_make_no_sense() {
         assert!(!ended.to_string().contains("MARKED"), "{ended}");
     }
     let text = fs::read_to_string(host.path("config.toml")).expect("the configuration");
+    host.write_config("[gitlab]\nnice = 5\n");
+    let mut plainly = host.command("login");
+    for key in ["API_URL", "CONTENT_URL"] {
+        plainly.env_remove(format!("{PREFIX}{key}"));
+    }
+    let ended = Ended::from(plainly.output().expect("the program runs"));
+    assert_eq!(ended.status, Some(2), "{ended}");
+    assert_eq!(
+        plain(&ended.err, &host),
+        "error: the configuration ROOT/config.toml has a fault:\n  \
+         `destinations`: no destination is configured; add a table like this\n    \
+         [destinations.dropbox]\n    type = \"dropbox\"\n    app_key = \"…\"\n"
+    );
     let second = "[destinations.second]\ntype = \"dropbox\"\napp_key = \"k\"\n";
     host.write_config(&format!("{text}{second}"));
     let ended = host.run("login");

@@ -569,7 +569,7 @@ fn an_etc_that_cannot_be_written() {
     assert_eq!(ended.status, Some(1), "{ended}");
     assert_eq!(
         ended.err,
-        "error: /etc/gitlab-pi-backup/dropbox.token could not be written: /etc: Read-only file system (os error 30)\n  \
+        "error: /etc/gitlab-pi-backup/config.toml could not be written: /etc: Read-only file system (os error 30)\n  \
          run as root, and on a disk that is mounted for writing; nothing was asked or stored\n"
     );
     // With a configuration as well.

@@ -14,7 +14,7 @@ use super::{ExitStatus, USAGE, complain, tell};
 use crate::cli::Global;
 use crate::cli::upkeep::LoginArgs;
 use crate::config::{self, Config, DEFAULT_PATH};
-use crate::destination::dropbox::{APPS_PAGE, Consent, SCOPES};
+use crate::destination::dropbox::{self, APPS_PAGE, Consent, SCOPES};
 use crate::destination::{self, Destination, Service};
 use crate::login::configuration::{First, is_writable};
 use crate::login::script::Script;
@@ -37,8 +37,9 @@ pub fn run(global: &Global, arguments: &LoginArgs) -> Result<ExitStatus, Failure
     let report = on_the_io_thread(async |stop, processors| {
         let ask = Ask {
             stop: &stop,
+            terminal: io::stdin().is_terminal(),
             // With a code on standard input nobody is there to answer.
-            terminal: arguments.code.is_none() && io::stdin().is_terminal(),
+            answers: arguments.code.is_none() && io::stdin().is_terminal(),
         };
         let target = Target::find(&path, arguments, &ask).await?;
         target.carry_out(arguments, &ask, processors).await
@@ -122,6 +123,8 @@ impl Target {
                 return Err(usage(format!("{message}\n  {hint}")));
             }
             None => {
+                // Before anybody makes an app.
+                check_place(path)?;
                 let app_key = app_key(path, name, arguments, ask).await?;
                 First::new(name, &app_key, token_file_beside(path, name))
             }
@@ -161,6 +164,7 @@ impl Target {
             .find(|settings| settings.name == name)
             .expect("it was chosen among them");
         let service = settings.dropbox();
+        let needs_secret = service.is_some_and(dropbox::Settings::has_secret);
         let given_at = service.and_then(|service| service.token_place());
         let given_at = given_at.map(|place| whereabouts(place, &configuration));
         let token_file = service.map(|service| service.login_file().to_owned());
@@ -187,7 +191,11 @@ impl Target {
                  take it out there, then type the command again"
             )));
         }
-        check_places(&job)?;
+        // Before anybody opens a browser.
+        check_place(&token_file)?;
+        if first.is_some() {
+            check_place(&configuration)?;
+        }
         if let Some(script) = &script {
             let credential = Credential::Token(&script.refresh_token);
             let mut report = log_in(&job, credential, async || Ok(true)).await;
@@ -203,11 +211,20 @@ impl Target {
         let Service::Dropbox(dropbox) = destination.service();
         let consent = dropbox.consent().map_err(|error| (1, error.to_string()))?;
         let code = code(&consent, arguments, ask).await?;
+        let unwritten = needs_secret
+            && first
+                .as_ref()
+                .is_some_and(|first| first.app_secret.is_none());
         let confirm = async || match first {
-            Some(_) if ask.terminal => ask.whether_to_write(&configuration).await,
+            Some(_) if ask.answers => ask.whether_to_write(&configuration).await,
             _ => Ok(true),
         };
-        Ok(log_in(&job, Credential::Code(&consent, &code), confirm).await)
+        let mut report = log_in(&job, Credential::Code(&consent, &code), confirm).await;
+        if unwritten && report.exit_status() == 0 {
+            let note = "the app's secret was not written into the configuration; the token needs it for every run";
+            report.notes.push(note.to_owned());
+        }
+        Ok(report)
     }
 }
 
@@ -281,7 +298,7 @@ async fn app_key(
         if !key.is_empty() && key.len() <= 64 && key.chars().all(is_key) {
             return Ok(key);
         }
-        if !ask.terminal {
+        if !ask.answers {
             break;
         }
         say("That is no app key: it is about 15 letters and digits, and no secret.\n");
@@ -306,13 +323,13 @@ async fn code(
     ));
     let prompt = match arguments.code {
         Some(_) => "Waiting for the code on standard input.\n",
-        None if ask.terminal => "The code it shows (nothing appears while you paste it): ",
+        None if ask.answers => "The code it shows (nothing appears while you paste it): ",
         None => "The code it shows: ",
     };
     for _ in 0..ATTEMPTS {
         match ask.line(prompt, Echo::Off).await? {
             Some(code) if !code.is_empty() => return Ok(code.into()),
-            Some(_) if ask.terminal => say(
+            Some(_) if ask.answers => say(
                 "That was empty. The page shows a code only if the app is allowed; Ctrl-C gives up.\n",
             ),
             _ => break,
@@ -326,17 +343,15 @@ async fn code(
     ))
 }
 
-/// Before anybody opens a browser: what is obtained could be stored.
-fn check_places(job: &Job<'_>) -> Result<(), Failure> {
-    let configuration = job.first.map(|_| job.configuration);
-    for path in [Some(job.token_file), configuration].into_iter().flatten() {
-        is_writable(path).map_err(|(place, error)| {
-            let message = format!("{} could not be written", path.display());
-            let hint = "run as root, and on a disk that is mounted for writing; nothing was asked or stored";
-            (1, format!("{message}: {}: {error}\n  {hint}", place.display()))
-        })?;
-    }
-    Ok(())
+/// What is obtained could be stored here.
+fn check_place(path: &Path) -> Result<(), Failure> {
+    is_writable(path).map_err(|(place, error)| {
+        let message = format!("{} could not be written", path.display());
+        let hint =
+            "run as root, and on a disk that is mounted for writing; nothing was asked or stored";
+        let place = place.display();
+        (1, format!("{message}: {place}: {error}\n  {hint}"))
+    })
 }
 
 /// Where a first configuration keeps its token: beside it. None where it is looked for without being told.

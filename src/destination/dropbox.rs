@@ -102,6 +102,11 @@ impl Settings {
             .then_some(&self.credentials.refresh_token_file)
     }
 
+    /// Whether log-ins are proven by the app's secret.
+    pub fn has_secret(&self) -> bool {
+        self.credentials.app_secret.is_some()
+    }
+
     /// Where a log-in stores the refresh token.
     pub fn login_file(&self) -> &Path {
         &self.credentials.refresh_token_file

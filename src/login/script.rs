@@ -365,15 +365,15 @@ mod tests {
         }
     }
 
-    const FILLED: &str = "DROPBOX_APP_KEY     = \"key\"\nDROPBOX_APP_SECRET  = \"sec\"\n\
-        DROPBOX_REFRESH_TOKEN = \"tok\"\n";
+    const FILLED: &str = "DROPBOX_APP_KEY     = \"key\"\nDROPBOX_APP_SECRET  = \"sEcReT\"\n\
+        DROPBOX_REFRESH_TOKEN = \"tOkEn\"\n";
 
     #[test]
     fn all_of_it_and_only_what_is_needed() {
         let script = Script::read(FILLED).expect("the least");
         assert_eq!(script.app_key, "key");
-        assert_eq!(script.app_secret.expose_secret(), "sec");
-        assert_eq!(script.refresh_token.expose_secret(), "tok");
+        assert_eq!(script.app_secret.expose_secret(), "sEcReT");
+        assert_eq!(script.refresh_token.expose_secret(), "tOkEn");
         assert_eq!(script.config_folder, None);
         let more = "DROPBOX_DESTINATION_CONFIG = ''\nDROPBOX_DESTINATION_DATA = '/D/'\n\
             LOCAL_GITLAB_CONFIG_PATH = '/c'\nLOCAL_GITLAB_DATA_PATH = '/d'\n";
@@ -408,7 +408,7 @@ mod tests {
         let script = Script::read(FILLED).expect("the least");
         let debug = format!("{script:?}");
         assert!(
-            !debug.contains("sec\"") && !debug.contains("tok"),
+            !debug.contains("sEcReT") && !debug.contains("tOkEn"),
             "{debug}"
         );
     }

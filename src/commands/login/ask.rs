@@ -31,8 +31,10 @@ pub enum Echo {
 pub struct Ask<'a> {
     /// Whether the program has been asked to stop.
     pub stop: &'a Stop,
-    /// Whether somebody sits there.
+    /// Whether standard input is a terminal.
     pub terminal: bool,
+    /// Whether somebody sits there who can be asked again.
+    pub answers: bool,
 }
 
 impl Ask<'_> {
