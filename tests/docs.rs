@@ -77,7 +77,10 @@ fn every_command_and_option_is_told_and_no_other() {
             told.iter().any(|row| names(&row[0], name)),
             "{name} is not told"
         );
-        for argument in command.get_arguments() {
+        let subcommands = command.get_subcommands().filter(|sub| !sub.is_hide_set());
+        let all = [command].into_iter().chain(subcommands);
+        let arguments = all.flat_map(clap::Command::get_arguments);
+        for argument in arguments.filter(|argument| !argument.is_hide_set()) {
             let Some(long) = argument.get_long() else {
                 let value = argument.get_value_names().expect("a built command")[0].as_str();
                 let (open, close) = if argument.is_required_set() {
@@ -191,6 +194,14 @@ fn every_field_of_json_is_told_and_no_other() {
             ],
         ),
         ("prune", vec![host.run("prune --accept-shrink --json")]),
+        ("status", vec![host.run("status --json")]),
+        (
+            "schedule",
+            vec![
+                host.run("schedule show --systemd --json"),
+                host.run("schedule show --cron --json"),
+            ],
+        ),
         ("completions", vec![host.run("completions bash --json")]),
         (
             "man",
@@ -283,6 +294,7 @@ fn every_exit_status_is_told() {
         "restore" => format!("restore --to {restored}"),
         "completions" => "completions zsh".to_owned(),
         "report" => format!("report --html {page}"),
+        "schedule" => "schedule show --systemd".to_owned(),
         other => other.to_owned(),
     };
     // What tries `login` is in a file of its own.
@@ -319,7 +331,7 @@ fn every_exit_status_is_told() {
             "run" | "restore" => &[0, 1, 2, 4],
             "prune" => &[0, 2, 3, 4],
             // They need neither configuration nor network.
-            "completions" | "man" => &[0, 2],
+            "completions" | "man" | "schedule" => &[0, 2],
             _ => &[0, 1, 2],
         };
         assert_eq!(statuses, expected, "{command}");

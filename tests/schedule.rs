@@ -477,8 +477,8 @@ fn what_is_shown_is_what_is_installed_and_systemd_takes_it() {
 /// The real `crontab`, with a spool of its own.
 #[test]
 fn the_real_crontab_takes_the_block() {
-    let test = "the_real_crontab_takes_the_block";
-    if !is_possible(test) {
+    let name = "the_real_crontab_takes_the_block";
+    if !is_possible(name) {
         return;
     }
     if !std::path::Path::new("/usr/bin/crontab").is_file()
@@ -486,7 +486,7 @@ fn the_real_crontab_takes_the_block() {
     {
         let _ = writeln!(
             std::io::stderr(),
-            "{test}: SKIPPED, there is no crontab (apt install cron)"
+            "{name}: SKIPPED, there is no crontab (apt install cron)"
         );
         return;
     }

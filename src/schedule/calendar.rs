@@ -52,7 +52,7 @@ impl Calendar {
         let rules = match words.as_slice() {
             [] => Err("it is empty".to_owned()),
             [word] if word.starts_with('@') => cron::nickname(word),
-            [fields @ ..] if fields.len() == 5 => cron::parse(fields),
+            fields if fields.len() == 5 => cron::parse(fields),
             words => systemd::parse(words).map(|rule| vec![rule]),
         };
         let rules = rules.map_err(|why| {
@@ -65,6 +65,7 @@ impl Calendar {
     }
 
     /// Both: what is in one of them.
+    #[must_use]
     pub fn and(mut self, other: Calendar) -> Calendar {
         for rule in other.rules {
             if !self.rules.contains(&rule) {

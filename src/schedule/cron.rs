@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::crontab::{Crontab, lines};
 use super::installed::{has_cron, read};
-use super::program::run;
+use super::program::{Ended, run};
 use super::{CRONTAB, Calendar, Change, Job, Report};
 
 const NOT_LONG: Duration = Duration::from_secs(10);
@@ -82,7 +82,7 @@ pub(super) fn remove(report: &mut Report, note: &str) -> Result<(), String> {
         return Ok(());
     }
     if crontab.others.is_empty() {
-        check(run("crontab", &["-r"], None, NOT_LONG)?)?;
+        check(&run("crontab", &["-r"], None, NOT_LONG)?)?;
     } else {
         write(&crontab.others)?;
     }
@@ -94,10 +94,10 @@ pub(super) fn remove(report: &mut Report, note: &str) -> Result<(), String> {
 }
 
 fn write(text: &[u8]) -> Result<(), String> {
-    check(run("crontab", &["-"], Some(text), NOT_LONG)?)
+    check(&run("crontab", &["-"], Some(text), NOT_LONG)?)
 }
 
-fn check(ended: super::program::Ended) -> Result<(), String> {
+fn check(ended: &Ended) -> Result<(), String> {
     if ended.status.success() {
         return Ok(());
     }

@@ -87,7 +87,7 @@ impl Crontab {
 pub(super) fn lines(times: &[String], program: &str, config: Option<&str>) -> Vec<String> {
     let mut command = quoted(program);
     if let Some(config) = config {
-        command += &format!(" -c {}", quoted(config));
+        command = format!("{command} -c {}", quoted(config));
     }
     let line = |time: &String| format!("{time} {command} run");
     times.iter().map(line).collect()

@@ -22,6 +22,10 @@ const AGAIN: &str = "gitlab-pi-backup schedule install";
 
 /// What systemd says of our units.
 #[derive(Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a line of systemd's answer"
+)]
 pub(super) struct Timer {
     pub(super) is_loaded: bool,
     pub(super) is_enabled: bool,

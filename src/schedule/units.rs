@@ -56,7 +56,7 @@ pub(super) fn drop_ins(
         for key in ["ExecStartPre", "ExecStart"] {
             let of_key = |text: &str| settings(text, key);
             if of_key(&wanted) != of_key(&there) {
-                text += &format!("{key}=\n");
+                text.extend([key, "=\n"]);
                 text.extend(
                     of_key(&wanted)
                         .iter()
@@ -90,7 +90,12 @@ fn settings(unit: &str, key: &str) -> Vec<String> {
 
 fn on_calendar(calendar: &Calendar) -> String {
     let lines = calendar.to_systemd().into_iter();
-    lines.map(|line| format!("OnCalendar={line}\n")).collect()
+    lines.fold(String::new(), |text, line| {
+        text + "OnCalendar="
+            + &line
+            + "
+"
+    })
 }
 
 fn timer(calendar: &Calendar) -> String {
@@ -195,16 +200,17 @@ fn writable(job: &Job, gitlab: &[&str]) -> String {
     if job.state_dir != Path::new(STATE_DIR) {
         paths.push(job.state_dir.display().to_string());
     }
-    let mut text = String::new();
     let mut told = Vec::new();
     for path in paths {
         let covered = |above: &String| Path::new(&path).starts_with(above);
         if !told.iter().any(covered) {
-            text += &format!("ReadWritePaths={}\n", word(&format!("-{path}")));
             told.push(path);
         }
     }
-    text
+    let lines = told.iter().map(|path| word(&format!("-{path}")));
+    lines.fold(String::new(), |text, path| {
+        text + "ReadWritePaths=" + &path + "\n"
+    })
 }
 
 /// The secrets that the configuration takes from systemd.

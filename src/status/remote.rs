@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Evidence, Seen, wanted};
 use crate::archive::{ArchiveKind, ArchiveName};
-use crate::catalog::{Catalog, StoredBackup};
+use crate::catalog::{Catalog, StoredArchive, StoredBackup};
 
 /// What follows from the catalogs of those destinations that answered.
 pub(super) fn evidence(
@@ -67,7 +67,7 @@ pub(super) fn evidence(
         Some(Seen {
             id: newest.id.clone(),
             created_at: made_at(newest, kinds),
-            size: newest.archives.iter().map(|archive| archive.size()).sum(),
+            size: newest.archives.iter().map(StoredArchive::size).sum(),
         })
     });
     Evidence {

@@ -73,8 +73,8 @@ pub(super) fn parse(fields: &[&str]) -> Result<Vec<Rule>, String> {
     let weekdays: Set = weekdays.map(|day| (day + 6) % 7).collect();
     if day.starts_with('*') || weekday.starts_with('*') {
         return Ok(vec![Rule {
-            days,
             weekdays,
+            days,
             ..rule
         }]);
     }
@@ -152,8 +152,8 @@ const ALL_DAYS: (u32, u32) = (1, 31);
 fn either(by_day: &Rule, by_weekday: &Rule) -> Option<String> {
     let (all_days, all_weekdays) = (Set::range(ALL_DAYS.0, ALL_DAYS.1), Set::range(0, 6));
     let same = Rule {
-        days: all_days,
         weekdays: by_weekday.weekdays,
+        days: all_days,
         ..by_day.clone()
     };
     let is_pair = by_day.weekdays == all_weekdays

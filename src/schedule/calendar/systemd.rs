@@ -106,20 +106,20 @@ fn shorthand(rule: &mut Rule, word: &str) -> bool {
 
 /// `Mon..Fri,Sun`; the older `Mon-Fri` too.
 fn weekdays(word: &str) -> Result<Set, String> {
-    let weekday = |name: &str| {
+    let number_of = |name: &str| {
         let lower = name.to_ascii_lowercase();
-        let is = |day: &&str| **day == lower || day[..3] == lower;
-        let index = WEEKDAYS.iter().position(|day| is(&day));
+        let is = |day: &str| day == lower || day[..3] == lower;
+        let index = WEEKDAYS.iter().position(|day| is(day));
         index
             .and_then(|index| u32::try_from(index).ok())
             .ok_or_else(|| format!("`{name}` is no weekday, like Wed"))
     };
     let mut all = Vec::new();
-    let list = word.strip_suffix(',').unwrap_or(word);
-    for item in list.split(',') {
+    let all_items = word.strip_suffix(',').unwrap_or(word).split(',');
+    for item in all_items {
         let (first, last) = match item.split_once("..").or_else(|| item.split_once('-')) {
-            Some((first, last)) => (weekday(first)?, weekday(last)?),
-            None => (weekday(item)?, weekday(item)?),
+            Some((first, last)) => (number_of(first)?, number_of(last)?),
+            None => (number_of(item)?, number_of(item)?),
         };
         if first > last {
             return Err(format!(
@@ -247,11 +247,12 @@ pub(super) fn spell(rule: &Rule) -> String {
     ] {
         text.push(sign);
         let two = |number: u32| format!("{number:02}");
-        text += &match set.step(part.high) {
+        let spelled = match set.step(part.high) {
             _ if set == Set::range(part.low, part.high) => "*".to_owned(),
             Some(step) => format!("{}/{step}", two(set.first())),
             None => list(set, two),
         };
+        text += &spelled;
     }
     if rule.utc {
         text += " UTC";
