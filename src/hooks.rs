@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::process::{self, CommandFailure, Invocation};
+use crate::process::{self, CommandFailure, Invocation, Output};
 use crate::settings::Section;
 use crate::stop::Stop;
 use crate::units::Span;
@@ -145,13 +145,15 @@ async fn run(
     stop: Option<&Stop>,
 ) -> Result<(), CommandFailure> {
     let invocation = Invocation {
-        label: "hook",
         words,
         environment,
         priority: None,
         timeout,
-        plain: process::without_colours,
-        tells_of_failure: |_| false,
+        output: Output {
+            label: "hook",
+            plain: process::without_colours,
+            tells_of_failure: |_| false,
+        },
         where_to_look: "see `[hooks]` in the configuration; no shell looks at it: a command is a list of words",
     };
     process::run(&invocation, stop).await

@@ -81,10 +81,19 @@ pub struct CommandFailure {
     pub ended_well: bool,
 }
 
+/// How the output of a command is read.
+#[derive(Clone, Copy)]
+pub struct Output {
+    /// Whose it is, before each line in the log.
+    pub label: &'static str,
+    /// A line as it is judged and shown.
+    pub plain: fn(&str) -> String,
+    /// Whether such a line means that the command failed, whatever its exit status says.
+    pub tells_of_failure: fn(&str) -> bool,
+}
+
 /// What is run, and how.
 pub struct Invocation<'a> {
-    /// Whose command it is, before each line of its output in the log.
-    pub label: &'static str,
     /// The program and its arguments.
     pub words: &'a [String],
     /// Variables it gets beside the inherited ones.
@@ -93,10 +102,8 @@ pub struct Invocation<'a> {
     pub priority: Option<(u8, IoPriority)>,
     /// It is ended when it takes longer.
     pub timeout: Duration,
-    /// A line of its output as it is judged and shown.
-    pub plain: fn(&str) -> String,
-    /// Whether such a line means that it failed, whatever its exit status says.
-    pub tells_of_failure: fn(&str) -> bool,
+    /// How its output is read.
+    pub output: Output,
     /// What to do where it is not on this machine.
     pub where_to_look: &'a str,
 }
@@ -137,11 +144,7 @@ pub async fn run(invocation: &Invocation<'_>, stop: Option<&Stop>) -> Result<(),
             .take()
             .map(|pipe| tokio::spawn(read_lines(pipe, sender))),
     ];
-    let listening = tokio::spawn(listen(
-        receiver,
-        invocation.label,
-        (invocation.plain, invocation.tells_of_failure),
-    ));
+    let listening = tokio::spawn(listen(receiver, invocation.output));
     let deadline = Instant::now() + invocation.timeout;
     let ended = tokio::select! {
         status = timeout_at(deadline, child.wait()) => {
@@ -250,17 +253,14 @@ impl Heard {
 }
 
 /// Logs and judges every line until the output ends.
-async fn listen(
-    mut lines: mpsc::Receiver<String>,
-    label: &'static str,
-    (plain, tells_of_failure): (fn(&str) -> String, fn(&str) -> bool),
-) -> Heard {
+async fn listen(mut lines: mpsc::Receiver<String>, output: Output) -> Heard {
+    let label = output.label;
     let mut heard = Heard::default();
     let mut aborted = false;
     while let Some(raw) = lines.recv().await {
-        let line = plain(&raw);
+        let line = (output.plain)(&raw);
         // What rake was aborted by stands in the line behind.
-        let tells = tells_of_failure(&line) || aborted && !line.is_empty();
+        let tells = (output.tells_of_failure)(&line) || aborted && !line.is_empty();
         aborted = tells && line == "rake aborted!";
         if tells {
             tracing::warn!("{label}: {line}");

@@ -214,6 +214,7 @@ fn every_field_of_json_is_told_and_no_other() {
             "report",
             vec![host.run(&format!("report --html {page} --json"))],
         ),
+        ("notify", vec![host.run("notify test --json")]),
         // A token that stands in the configuration: nothing is asked, but it is revoked, last of all.
         (
             "login",

@@ -67,8 +67,9 @@ async fn carry_out(
     if dry_run {
         return Ok(backup::run(&job, id, now).await);
     }
-    let (started, running) = (notifier.started(&id), backup::run(&job, id.clone(), now));
-    tokio::pin!(started, running);
+    let mut running = Box::pin(backup::run(&job, id.clone(), now));
+    let started = notifier.started(&id);
+    tokio::pin!(started);
     // The run waits for nobody who is told that it begins.
     let mut report = tokio::select! {
         report = &mut running => report,

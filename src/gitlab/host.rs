@@ -10,16 +10,13 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::archive::ArchiveKind;
-use crate::process::{self, Invocation};
+use crate::process::{self, Invocation, Output};
 use crate::settings::Section;
 use crate::stop::Stop;
 use crate::units::Span;
 
 pub use crate::gitlab::host::lines::tells_of_failure;
 pub use crate::process::{CommandFailure, IoPriority};
-
-/// Before each line of GitLab's in the log.
-const LABEL: &str = "gitlab";
 
 /// Which of GitLab's tools makes the data archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -156,17 +153,15 @@ pub async fn make_archive(
 ) -> Result<(), CommandFailure> {
     let look = format!("is GitLab installed? if it is elsewhere, set `gitlab.{kind}_command`");
     let invocation = Invocation {
-        label: LABEL,
         words: &settings.command(kind),
         environment: &BTreeMap::new(),
         priority: Some((settings.nice, settings.ionice)),
         timeout: settings.timeout,
-        plain: lines::plain,
-        tells_of_failure: match kind {
+        output: output(match kind {
             // `gitlab-ctl backup-etc` lists files of any name, and ends with tar's status.
             ArchiveKind::Config => |_| false,
             ArchiveKind::Data => lines::tells_of_failure,
-        },
+        }),
         where_to_look: &look,
     };
     process::run(&invocation, Some(stop)).await
@@ -181,16 +176,22 @@ pub async fn run_command(
     stop: &Stop,
 ) -> Result<(), CommandFailure> {
     let invocation = Invocation {
-        label: LABEL,
         words,
         environment,
         priority: None,
         timeout: settings.timeout,
-        plain: lines::plain,
-        tells_of_failure,
+        output: output(tells_of_failure),
         where_to_look: "is GitLab installed?",
     };
     process::run(&invocation, Some(stop)).await
+}
+
+fn output(tells_of_failure: fn(&str) -> bool) -> Output {
+    Output {
+        label: "gitlab",
+        plain: lines::plain,
+        tells_of_failure,
+    }
 }
 
 /// Whether a program is on this machine, where its commands are looked for.

@@ -248,20 +248,7 @@ impl Rules {
             }
             let word = line.split(' ').next().unwrap_or_default().to_uppercase();
             let reply = match word.as_str() {
-                "EHLO" => {
-                    let mut offers = vec!["mail.test", "8BITMIME", "SIZE 1000000"];
-                    if self.security == Security::StartTls && !hidden {
-                        offers.push("STARTTLS");
-                    }
-                    if self.login.is_some() && hidden {
-                        offers.push("AUTH PLAIN LOGIN");
-                    }
-                    let last = offers.pop().expect("one at least");
-                    let first = offers
-                        .iter()
-                        .fold(String::new(), |all, offer| format!("{all}250-{offer}\r\n"));
-                    format!("{first}250 {last}")
-                }
+                "EHLO" => self.offers(hidden),
                 "STARTTLS" if self.security == Security::StartTls && !hidden => {
                     let more = if self.trouble == Trouble::SlipIn {
                         "250 slipped in\r\n"
@@ -288,17 +275,7 @@ impl Rules {
                 }
                 "DATA" => {
                     stream.get_mut().write_all(b"354 go on\r\n")?;
-                    let mut text = String::new();
-                    loop {
-                        let mut line = String::new();
-                        if stream.read_line(&mut line)? == 0 {
-                            return Ok(());
-                        }
-                        if line == ".\r\n" {
-                            break;
-                        }
-                        text += line.strip_prefix('.').unwrap_or(&line);
-                    }
+                    let text = text(&mut stream)?;
                     if self.interrupts(".", &mut stream)? {
                         return Ok(());
                     }
@@ -320,6 +297,21 @@ impl Rules {
                 .get_mut()
                 .write_all(format!("{reply}\r\n").as_bytes())?;
         }
+    }
+
+    fn offers(&self, hidden: bool) -> String {
+        let mut offers = vec!["mail.test", "8BITMIME", "SIZE 1000000"];
+        if self.security == Security::StartTls && !hidden {
+            offers.push("STARTTLS");
+        }
+        if self.login.is_some() && hidden {
+            offers.push("AUTH PLAIN LOGIN");
+        }
+        let last = offers.pop().expect("one at least");
+        let first = offers
+            .iter()
+            .fold(String::new(), |all, offer| format!("{all}250-{offer}\r\n"));
+        format!("{first}250 {last}")
     }
 
     fn refusal(&self, line: &str) -> Option<String> {
@@ -361,6 +353,21 @@ impl Rules {
             },
             _ => Ok(false),
         }
+    }
+}
+
+/// A mail's lines up to the single dot.
+fn text(stream: &mut impl io::BufRead) -> io::Result<String> {
+    let mut text = String::new();
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if line == ".\r\n" {
+            return Ok(text);
+        }
+        text += line.strip_prefix('.').unwrap_or(&line);
     }
 }
 
