@@ -77,8 +77,11 @@ fn every_command_and_option_is_told_and_no_other() {
             told.iter().any(|row| names(&row[0], name)),
             "{name} is not told"
         );
-        let subcommands = command.get_subcommands().filter(|sub| !sub.is_hide_set());
-        let all = [command].into_iter().chain(subcommands);
+        let below = command
+            .get_subcommands()
+            .filter(|below| !below.is_hide_set());
+        let below = below.filter(|below| below.get_name() != "help");
+        let all = std::iter::once(command).chain(below);
         let arguments = all.flat_map(clap::Command::get_arguments);
         for argument in arguments.filter(|argument| !argument.is_hide_set()) {
             let Some(long) = argument.get_long() else {
@@ -125,7 +128,13 @@ fn machine() -> (Dropbox, Host) {
     let dropbox = Dropbox::start(Options::default());
     let host = Host::new(PROGRAM, &dropbox);
     let config = host.config(&dropbox);
-    host.write_config(&format!("{config}[retention]\nkeep_last = 1\nlocal = 1\n"));
+    let metrics = host.path("backup.prom");
+    host.write_config(&format!(
+        "{config}[retention]\nkeep_last = 1\nlocal = 1\n\
+         [hooks]\nbefore = [\"true\"]\nafter = [\"true\"]\n\
+         [notify]\nmetrics_file = \"{}\"\n",
+        metrics.display()
+    ));
     (dropbox, host)
 }
 
@@ -296,6 +305,7 @@ fn every_exit_status_is_told() {
         "completions" => "completions zsh".to_owned(),
         "report" => format!("report --html {page}"),
         "schedule" => "schedule show --systemd".to_owned(),
+        "notify" => "notify test".to_owned(),
         other => other.to_owned(),
     };
     // What tries `login` is in a file of its own.
@@ -333,6 +343,8 @@ fn every_exit_status_is_told() {
             "prune" => &[0, 2, 3, 4],
             // They need neither configuration nor network.
             "completions" | "man" | "schedule" => &[0, 2],
+            // Nobody is told by a network.
+            "notify" => &[0, 2],
             _ => &[0, 1, 2],
         };
         assert_eq!(statuses, expected, "{command}");
@@ -341,6 +353,7 @@ fn every_exit_status_is_told() {
         }
     }
     assert!(is_told(3, "run") && is_told(3, "list"));
+    assert!(is_told(1, "notify") && is_told(3, "notify"));
     assert!(!is_told(4, "list") && !is_told(3, "rehearse"));
 }
 

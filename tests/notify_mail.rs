@@ -158,7 +158,7 @@ fn scenes() -> Vec<Scene> {
             None,
             Trouble::None,
             "No compatible authentication mechanism was found\n\
-             are `username` and the password right? many providers want a password made for this program alone",
+             the server takes no login there: leave out `username`, or is there another port for it?",
         ),
         implicit(
             Trouble::Echo("AUTH"),

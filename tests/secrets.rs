@@ -12,9 +12,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use support::dropbox::{Dropbox, Fault, Options, Reply, What};
 use support::host::{Ended, Host};
+use support::mail::{MailServer, Security, Trouble};
+use support::receiver::{Answer, Receiver};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_gitlab-pi-backup");
 const CONFIG: &str = "gitlab_config_1702758583_2023_12_16.tar";
@@ -498,4 +502,109 @@ fn what_is_kept_is_for_root_alone() {
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("metadata").permissions().mode() & 0o777
+}
+
+/// Every one of them is in an address or a file; whoever is told may repeat what it was sent.
+const NOTIFIED: [&str; 5] = [
+    "MARKED-ping-key-a1S2d3F4g5H6j7K8",
+    "MARKED-webhook-q1W2e3R4t5Y6u7I8",
+    "MARKED-topic-z1X2c3V4b5N6m7L8",
+    "MARKED-ntfy-password-p0O9i8U7y6T5r4",
+    "MARKED-mail-password-m1N2b3V4c5X6z7",
+];
+
+/// Whoever is told is told no secret, and nobody else learns how they are told.
+#[test]
+fn notifications() {
+    let [ping, hook, topic, password, mail] = NOTIFIED;
+    for by_environment in [false, true] {
+        let mut clock = 1_795_000_000;
+        let dropbox = account(false);
+        let mut host = machine(&dropbox, Given::Config);
+        let receiver = Receiver::start();
+        let login = format!("\0me\0{mail}");
+        let login = BASE64_STANDARD.encode(login);
+        // It repeats what it was sent: the login is refused with it.
+        let server = MailServer::start(Security::Implicit, Some(&login), Trouble::Echo("AUTH"));
+        let other = MailServer::start(Security::Implicit, Some(&login), Trouble::None);
+        let user = format!("//me:{password}@");
+        let addresses = [
+            ("healthcheck_url", receiver.url(&format!("/{ping}"))),
+            ("webhook_url", receiver.url(&format!("/x?key={hook}"))),
+            (
+                "ntfy_url",
+                receiver.url(&format!("/{topic}")).replace("//", &user),
+            ),
+        ];
+        fs::write(host.path("secret/mail"), format!("{mail}\n")).expect("a secret");
+        let mode = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(host.path("secret/mail"), mode).expect("its mode");
+        let mut text = fs::read_to_string(host.path("config.toml")).expect("the configuration");
+        text += "[notify]\non = \"always\"\ntimeout = \"1s\"\n";
+        for (key, address) in addresses {
+            if by_environment {
+                host.set(
+                    &format!("GITLAB_PI_BACKUP_NOTIFY__{}", key.to_uppercase()),
+                    address,
+                );
+            } else {
+                text += &format!("{key} = \"{address}\"\n");
+            }
+        }
+        let expected: BTreeSet<_> = ["config.toml".to_owned(), "secret/mail".to_owned()].into();
+        for (server, answers, status) in [
+            (&other, [Answer::Status(200)], "ok"),
+            (&server, [Answer::Status(403)], "failed"),
+        ] {
+            receiver.answer("/", &answers);
+            let (url, file) = (server.url(), host.path("secret/mail"));
+            host.write_config(&format!(
+                "{text}email = {{ to = \"a@b.org\", from = \"c@d.org\", smtp = \"{url}\", \
+                 username = \"me\", password_file = \"{}\" }}\n",
+                file.display()
+            ));
+            host.set("SSL_CERT_FILE", server.ca_file());
+            for options in LOUDEST {
+                clock += 1;
+                host.set("STUB_NOW", clock.to_string());
+                for command in ["run", "notify test", "notify crashed"] {
+                    let ended = host.run(&format!("{command} {options}"));
+                    if command == "run" {
+                        assert_eq!(ended.status, Some(0), "{ended}");
+                        let history = fs::read_to_string(host.path("state/history.jsonl"));
+                        let history = history.expect("the history");
+                        let last: Value = history
+                            .lines()
+                            .last()
+                            .and_then(|line| serde_json::from_str(line).ok())
+                            .expect("a run");
+                        let mut steps = last["steps"].as_array().expect("steps").iter();
+                        let step = steps.find(|step| step["step"] == "notify");
+                        assert_eq!(step.expect("the step")["status"], status, "{ended}");
+                    }
+                    let found = found(&dropbox, &host, &ended, &NOTIFIED);
+                    assert_eq!(found, expected, "{command}: {ended}");
+                    assert!(!ended.err.contains(&login) && !ended.out.contains(&login));
+                }
+            }
+        }
+        // What was sent holds only what it takes to get there.
+        let all = [APP_SECRET, REFRESH_TOKEN].into_iter().chain(NOTIFIED);
+        let all: Vec<_> = all.chain(FOREIGN.map(|(_, value)| value)).collect();
+        let posted = receiver.posted();
+        assert!(posted.len() >= 16, "{:?}", receiver.targets());
+        for posted in posted {
+            let held = all.iter().find(|secret| holds(&posted.body, secret));
+            assert_eq!(held, None, "{} {}", posted.head.target, posted.body);
+        }
+        let mails = other.mails();
+        assert!(mails.len() >= 4, "{}", mails.len());
+        for mail in mails {
+            assert!(
+                !all.iter().any(|secret| holds(&mail.text, secret)),
+                "{}",
+                mail.text
+            );
+        }
+    }
 }

@@ -18,7 +18,7 @@ pub enum Answer {
     Hang,
     /// The connection ends.
     Close,
-    /// A head that never ends, a little at a time.
+    /// A body that hardly comes, a little at a time.
     Drip,
     /// Ones that lead elsewhere.
     Redirect,
@@ -209,9 +209,10 @@ fn converse(
                 return Ok(());
             }
             Answer::Drip => {
-                connection.stream.write(b"HTTP/1.1 200 OK\r\n")?;
+                let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
+                connection.stream.write(head)?;
                 loop {
-                    connection.stream.write(b"X-More: x\r\n")?;
+                    connection.stream.write(b"x")?;
                     std::thread::sleep(Duration::from_millis(50));
                 }
             }

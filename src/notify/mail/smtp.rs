@@ -107,10 +107,13 @@ async fn log_in(
         ];
         let credentials = Credentials::new(name, password);
         let mechanisms = [Mechanism::Plain, Mechanism::Login];
-        connection.auth(&mechanisms, &credentials).await.map_err(|error| {
-            told(action, &error, &secrets).hint(
-                "are `username` and the password right? many providers want a password made for this program alone",
-            )
+        let let_in = connection.auth(&mechanisms, &credentials).await;
+        let_in.map_err(|error| {
+            told(action, &error, &secrets).hint(if error.is_client() {
+                "the server takes no login there: leave out `username`, or is there another port for it?"
+            } else {
+                "are `username` and the password right? many providers want a password made for this program alone"
+            })
         })?;
     }
     Ok((connection, secrets))
