@@ -118,7 +118,7 @@ pub fn html<Tz: TimeZone>(facts: &Facts<'_>, now: &DateTime<Tz>) -> String {
     let clock = Clock::new(now.with_timezone(&Utc), &local);
     let runs = entries(facts.known.runs, &clock);
     let sections = [
-        places::section(facts.known, &runs, &clock),
+        places::section(facts, &runs, &clock),
         calendar::section(&runs, &clock),
         chart::sizes(&runs, &clock),
         chart::durations(&runs, &clock),

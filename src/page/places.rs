@@ -2,24 +2,27 @@
 
 use std::fmt::Write as _;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 
 use super::growth::{Room, Trend, room};
 use super::text::{Escaped, first_line, float};
-use super::{Clock, Entry};
-use crate::archive::{ArchiveKind, ArchiveName};
-use crate::history::past::{PastRehearsal, PastRun};
-use crate::status::Known;
+use super::{Clock, Entry, Facts};
+use crate::archive::ArchiveKind;
+use crate::status::Place;
 use crate::units::Size;
 
 /// Beyond it nobody plans.
 const LONGEST_OUTLOOK_DAYS: f64 = 3_650.0;
 
+const LONGEST_ERROR: usize = 200;
+
 /// A card for each.
-pub(super) fn section(known: &Known<'_>, runs: &[Entry<'_>], clock: &Clock<'_>) -> String {
+pub(super) fn section(facts: &Facts<'_>, runs: &[Entry<'_>], clock: &Clock<'_>) -> String {
     let mut html = "<section aria-labelledby=\"places\">\n<h2 id=\"places\">Destinations</h2>\n<div class=\"cards\">\n".to_owned();
-    for (name, kinds) in known.destinations {
-        html += &card(name, kinds, known, runs, clock);
+    for (name, kinds) in facts.known.destinations {
+        let mut places = facts.health.destinations.iter();
+        let place = places.find(|place| place.destination == *name);
+        html += &card(name, kinds, place, runs, clock);
     }
     html + "</div>\n</section>\n"
 }
@@ -27,7 +30,7 @@ pub(super) fn section(known: &Known<'_>, runs: &[Entry<'_>], clock: &Clock<'_>) 
 fn card(
     name: &str,
     kinds: &[ArchiveKind],
-    known: &Known<'_>,
+    place: Option<&Place>,
     runs: &[Entry<'_>],
     clock: &Clock<'_>,
 ) -> String {
@@ -46,9 +49,9 @@ fn card(
     };
     fact(
         "Newest complete",
-        match newest_complete(known, name, kinds) {
+        match place.and_then(|place| place.created_at) {
             Some(made) => format!("{} ago", clock.age(made)),
-            None => "none that is remembered".to_owned(),
+            None => "none known".to_owned(),
         },
     );
     fact("Free", room.as_ref().map_or("not known".to_owned(), free));
@@ -61,7 +64,12 @@ fn card(
         room.as_ref()
             .map_or("not known".to_owned(), |room| full(room, clock)),
     );
-    html + "</dl>\n</article>\n"
+    html += "</dl>\n";
+    if let Some(error) = place.and_then(|place| place.error.as_deref()) {
+        let error = Escaped(first_line(error, LONGEST_ERROR));
+        let _ = writeln!(html, "<p class=\"trouble\">{error}</p>");
+    }
+    html + "</article>\n"
 }
 
 fn free(room: &Room) -> String {
@@ -135,62 +143,4 @@ fn bytes(bytes: f64) -> Size {
 )]
 fn whole(number: f64) -> i64 {
     number.round() as i64
-}
-
-/// When the newest backup was made that was seen complete there. A manifest is stored last, when all that it names is;
-/// where no data go there is none.
-fn newest_complete(
-    known: &Known<'_>,
-    destination: &str,
-    kinds: &[ArchiveKind],
-) -> Option<DateTime<Utc>> {
-    if !kinds.contains(&ArchiveKind::Data) {
-        let configs = known
-            .runs
-            .iter()
-            .flat_map(|run| &run.archives)
-            .filter(|archive| archive.kind == "config");
-        let stored = configs.filter(|archive| {
-            archive.doubts.is_empty()
-                && archive
-                    .uploads
-                    .iter()
-                    .any(|upload| upload.destination == destination && upload.verified)
-        });
-        return stored
-            .filter_map(|archive| ArchiveName::parse(&archive.name))
-            .map(|name| name.created_at())
-            .max();
-    }
-    let manifests = known.runs.iter().flat_map(|run| &run.manifests);
-    let stored = manifests.filter(|row| row.destination == destination && row.status != "failed");
-    let failed = |id: &str| {
-        let mut rehearsed = known.rehearsals.iter().rev();
-        let last = rehearsed.find(|past| is_of(past, id, destination));
-        last.is_some_and(|past| past.restorable == Some(false))
-    };
-    let mut names: Vec<_> = stored
-        .filter_map(|row| ArchiveName::of_backup(&row.backup_id))
-        .collect();
-    names.sort_by(ArchiveName::age_order);
-    let good = |name: &&ArchiveName| {
-        let id = name.backup_id().unwrap_or_default();
-        !is_doubtful(known.runs, id) && !failed(id)
-    };
-    names.iter().rev().find(good).map(ArchiveName::created_at)
-}
-
-/// A rehearsal that came to an end.
-fn is_of(past: &PastRehearsal, backup_id: &str, destination: &str) -> bool {
-    past.backup_id == backup_id && past.destination == destination && past.restorable.is_some()
-}
-
-fn is_doubtful(runs: &[PastRun], backup_id: &str) -> bool {
-    let of_it = runs
-        .iter()
-        .rev()
-        .filter(|run| run.backup_id.as_deref() == Some(backup_id));
-    of_it
-        .flat_map(|run| &run.archives)
-        .any(|archive| !archive.doubts.is_empty())
 }

@@ -40,9 +40,7 @@ pub(super) fn section(facts: &Facts<'_>, clock: &Clock<'_>) -> String {
     let lead = match made {
         Some(made) => format!("The newest complete backup is {} old.", clock.age(made)),
         None if facts.history.is_err() => "What earlier runs did cannot be read.".to_owned(),
-        None if facts.known.runs.is_empty() => {
-            "No run has been recorded on this machine.".to_owned()
-        }
+        None if facts.known.runs.is_empty() => "This machine remembers no run.".to_owned(),
         None => "No run that is remembered has stored a whole backup.".to_owned(),
     };
     let mut html = format!(
@@ -81,14 +79,17 @@ pub(super) fn section(facts: &Facts<'_>, clock: &Clock<'_>) -> String {
                 if next > clock.now() { &wait } else { "" },
             );
         }
-        None => match &facts.schedule_error {
-            None => fact("Next run", "none is scheduled", ""),
-            Some(error) => fact(
-                "Next run",
-                "not known",
-                &Escaped(first_line(error, LONGEST_REASON)).to_string(),
-            ),
-        },
+        None => {
+            let faults = facts.known.schedule.and_then(|found| found.faults.first());
+            let why = facts.schedule_error.as_ref().or(faults);
+            let why = why.map_or(String::new(), |why| first_line(why, LONGEST_REASON));
+            let known = if facts.schedule_error.is_some() {
+                "not known"
+            } else {
+                "none is scheduled"
+            };
+            fact("Next run", known, &Escaped(why).to_string());
+        }
     }
     if let Some(until) = good_until(facts) {
         fact(
@@ -100,40 +101,45 @@ pub(super) fn section(facts: &Facts<'_>, clock: &Clock<'_>) -> String {
     html + "</dl>\n</div>\n</section>\n"
 }
 
-/// What is wrong, and what is wrong with the history itself.
+/// What is wrong, and what is wrong with the history itself; then what else is worth a look.
 fn reasons(facts: &Facts<'_>) -> String {
-    let mut reasons: Vec<String> = Vec::new();
-    match &facts.history {
-        Ok(0) => {}
-        Ok(damaged) => reasons.push(format!(
+    let mut reasons: Vec<&str> = Vec::new();
+    let damage = match &facts.history {
+        Ok(0) => None,
+        Ok(damaged) => Some(format!(
             "{} of the history cannot be read; runs may be missing here",
             count(*damaged, "line")
         )),
-        Err(error) => reasons.push(error.clone()),
-    }
-    reasons.extend(facts.health.reasons.iter().cloned());
-    let more = reasons.len().saturating_sub(MOST_REASONS);
-    reasons.truncate(MOST_REASONS);
-    let mut items: String = String::new();
-    for reason in &reasons {
+        Err(error) => Some(error.clone()),
+    };
+    reasons.extend(damage.as_deref());
+    reasons.extend(facts.health.reasons.iter().map(String::as_str));
+    let remarks: Vec<_> = facts.health.remarks.iter().map(String::as_str).collect();
+    list("reasons", &reasons) + &list("remarks", &remarks)
+}
+
+fn list(class: &str, texts: &[&str]) -> String {
+    let mut items = String::new();
+    for text in texts.iter().take(MOST_REASONS) {
         // The second line is the way out.
-        let mut lines = reason.lines().filter(|line| !line.trim().is_empty());
-        let what = Escaped(first_line(lines.next().unwrap_or_default(), LONGEST_REASON));
-        let hint = first_line(lines.next().unwrap_or_default(), LONGEST_REASON);
+        let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+        let mut line =
+            || Escaped(first_line(lines.next().unwrap_or_default(), LONGEST_REASON)).to_string();
+        let (what, hint) = (line(), line());
         let hint = if hint.is_empty() {
-            String::new()
+            hint
         } else {
-            format!("<span>{}</span>", Escaped(hint))
+            format!("<span>{hint}</span>")
         };
         let _ = writeln!(items, "<li>{what}{hint}</li>");
     }
-    if more > 0 {
-        let _ = writeln!(items, "<li>and {more} more</li>");
+    if texts.len() > MOST_REASONS {
+        let _ = writeln!(items, "<li>and {} more</li>", texts.len() - MOST_REASONS);
     }
     if items.is_empty() {
         items
     } else {
-        format!("<ul class=\"reasons\">\n{items}</ul>\n")
+        format!("<ul class=\"{class}\">\n{items}</ul>\n")
     }
 }
 
