@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use serde::Deserialize;
 
 use crate::archive::ArchiveKind;
@@ -210,6 +211,14 @@ impl Destination {
     pub async fn authenticate(&self, patience: &Patience) -> Result<(), Error> {
         match &self.service {
             Service::Dropbox(dropbox) => dropbox.authenticate(patience).await,
+        }
+    }
+
+    /// How far this machine's clock is behind its, by its last reply; negative if it is ahead, none if no reply
+    /// told the time.
+    pub fn clock_lag(&self) -> Option<TimeDelta> {
+        match &self.service {
+            Service::Dropbox(dropbox) => dropbox.clock_lag(),
         }
     }
 

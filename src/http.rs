@@ -9,11 +9,12 @@ mod watch;
 use std::error::Error as _;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use chrono::{DateTime, TimeDelta, Utc};
+use reqwest::header::{CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Url};
 use rustls::ClientConfig;
 use rustls::crypto::CryptoProvider;
@@ -36,6 +37,7 @@ pub struct Http {
     tls: ClientConfig,
     stall: Duration,
     direct: bool,
+    clock: Clock,
 }
 
 /// At most one connection, to one host.
@@ -43,7 +45,11 @@ pub struct Line {
     client: Client,
     connection: Connection,
     stall: Duration,
+    clock: Clock,
 }
+
+/// How far this machine's clock is behind the last server that told the time; shared by all lines.
+type Clock = Arc<Mutex<Option<TimeDelta>>>;
 
 /// A POST request.
 pub struct Request {
@@ -97,7 +103,13 @@ impl Http {
             .expect("ring serves TLS 1.2 and 1.3")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Http { tls, stall, direct }
+        let clock = Clock::default();
+        Http {
+            tls,
+            stall,
+            direct,
+            clock,
+        }
     }
 
     /// How long a connection may move nothing, and a reply may take.
@@ -108,6 +120,12 @@ impl Http {
     /// What TLS of another protocol is to trust as well.
     pub fn tls(&self) -> Arc<ClientConfig> {
         Arc::new(self.tls.clone())
+    }
+
+    /// How far this machine's clock is behind the server's, by its last reply; negative if it is ahead, none if
+    /// no reply told the time.
+    pub fn clock_lag(&self) -> Option<TimeDelta> {
+        self.clock.lock().ok().and_then(|clock| *clock)
     }
 
     /// A new line, not connected yet.
@@ -137,6 +155,7 @@ impl Http {
             client,
             connection,
             stall: self.stall,
+            clock: self.clock.clone(),
         }
     }
 }
@@ -188,6 +207,9 @@ impl Line {
         let exchange = async {
             let mut response = builder.send().await?;
             let (status, headers) = (response.status().as_u16(), response.headers().clone());
+            if let (Some(lag), Ok(mut clock)) = (lag(&headers, Utc::now()), self.clock.lock()) {
+                *clock = Some(lag);
+            }
             // A part of an archive: grown piece by piece it would take twice its length.
             let stated = response.content_length().unwrap_or(0);
             let stated = usize::try_from(stated).unwrap_or(usize::MAX);
@@ -268,6 +290,14 @@ fn untrusted(action: &str, reply: &str) -> Error {
         "if a proxy or a private certificate authority is wanted here, put its certificate into a file \
          and name that in SSL_CERT_FILE; else somebody is between you and the server",
     )
+}
+
+/// How far `now` is behind the time that a reply tells
+/// (<https://www.rfc-editor.org/rfc/rfc9110#name-date>).
+fn lag(headers: &HeaderMap, now: DateTime<Utc>) -> Option<TimeDelta> {
+    let told = headers.get(DATE)?.to_str().ok()?;
+    let told = DateTime::parse_from_rfc2822(told).ok()?;
+    Some(told.to_utc() - now)
 }
 
 /// The local bytes could not be read.

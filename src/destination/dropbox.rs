@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::TimeDelta;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use serde_json::Value;
@@ -190,6 +191,11 @@ impl Dropbox {
             self.auth.token(&self.api_line).await.map(drop)
         })
         .await
+    }
+
+    /// How far this machine's clock is behind the service's, by its last reply.
+    pub fn clock_lag(&self) -> Option<TimeDelta> {
+        self.http.clock_lag()
     }
 
     /// A call with JSON in and out.

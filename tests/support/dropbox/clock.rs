@@ -10,6 +10,12 @@ pub fn now() -> String {
     stamp(since.as_secs())
 }
 
+/// The time of a reply's `Date` header, `Sun, 06 Nov 1994 08:49:37 GMT`, so many seconds from now.
+pub fn http_date(ahead: i64) -> String {
+    let time = chrono::Utc::now() + chrono::TimeDelta::seconds(ahead);
+    time.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
 /// Whether a text is a timestamp the service accepts.
 pub fn is_stamp(text: &str) -> bool {
     let bytes = text.as_bytes();

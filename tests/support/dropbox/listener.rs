@@ -12,6 +12,7 @@ use socket2::SockRef;
 use super::answer::{Payload, Reply, Stop};
 use super::api::{self, Call};
 use super::body::Body;
+use super::clock;
 use super::fault::{Delivery, Hit};
 use super::http::{Connection, Head, Stream};
 use super::line::Pace;
@@ -227,11 +228,12 @@ fn send(
     for (name, value) in &reply.headers {
         let _ = write!(message, "{name}: {value}\r\n");
     }
+    let date = clock::http_date(shared.options.clock_ahead);
     let id = random::id();
     let close = if last { "Connection: close\r\n" } else { "" };
     let _ = write!(
         message,
-        "Content-Length: {length}\r\nX-Dropbox-Request-Id: {id}\r\n{close}\r\n"
+        "Date: {date}\r\nContent-Length: {length}\r\nX-Dropbox-Request-Id: {id}\r\n{close}\r\n"
     );
     let mut message = message.into_bytes();
     let cut = delivery == Delivery::Truncated;

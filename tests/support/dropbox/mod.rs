@@ -104,6 +104,8 @@ pub struct Options {
     pub list_page: usize,
     /// Start every listing with an empty page that promises more, as the service may.
     pub list_empty_page: bool,
+    /// The service's clock is so many seconds ahead of this machine's.
+    pub clock_ahead: i64,
     /// Look whether a session is closed before looking at the offset; which comes first is not documented.
     pub closed_before_offset: bool,
 }
@@ -126,6 +128,7 @@ impl Default for Options {
             port: 0,
             list_page: 2000,
             list_empty_page: false,
+            clock_ahead: 0,
             closed_before_offset: true,
         }
     }
