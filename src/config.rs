@@ -110,6 +110,18 @@ pub fn path(argument: Option<PathBuf>) -> PathBuf {
         .unwrap_or_else(|| DEFAULT_PATH.into())
 }
 
+/// What a look at the file showed.
+pub struct Look {
+    /// What it says; the defaults where it says nothing or is wrong.
+    pub config: Config,
+    /// Why it cannot be read, and the way out.
+    pub unreadable: Option<String>,
+    /// What is wrong with the settings.
+    pub faults: Vec<String>,
+    /// The files with secrets that others may read or change, and the way out.
+    pub exposed: Vec<String>,
+}
+
 /// Reads and checks the file, with this process's environment. The error names all faults.
 pub fn load(path: &Path) -> Result<Config, String> {
     check(path, &text_of(path)?)
@@ -117,9 +129,10 @@ pub fn load(path: &Path) -> Result<Config, String> {
 
 /// Checks what is in the file, or would be, with this process's environment. The error names all faults.
 pub fn check(path: &Path, text: &str) -> Result<Config, String> {
-    let (config, faults) = read(path, text);
+    let look = look_at(path, text);
+    let faults = [look.faults, look.exposed].concat();
     if faults.is_empty() {
-        return Ok(config);
+        return Ok(look.config);
     }
     let mut message = format!(
         "the configuration {} has {}:",
@@ -136,8 +149,21 @@ pub fn check(path: &Path, text: &str) -> Result<Config, String> {
 /// As much of `[notify]` as can be understood, whatever is wrong with the rest of the file: that something is
 /// wrong with it is what is to be told.
 pub fn notify_alone(path: &Path) -> Option<notify::Settings> {
-    let (config, _) = read(path, &text_of(path).ok()?);
-    Some(config.notify)
+    let look = look_at(path, &text_of(path).ok()?);
+    Some(look.config.notify)
+}
+
+/// Reads and checks the file, with this process's environment, and goes on whatever is wrong with it.
+pub fn look(path: &Path) -> Look {
+    match text_of(path) {
+        Ok(text) => look_at(path, &text),
+        // Whatever an empty file lacks is no fault of this one.
+        Err(message) => Look {
+            unreadable: Some(message),
+            faults: Vec::new(),
+            ..look_at(path, "")
+        },
+    }
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
@@ -158,7 +184,7 @@ fn text_of(path: &Path) -> Result<String, String> {
 }
 
 /// What the text says, and what is wrong with it.
-fn read(path: &Path, text: &str) -> (Config, Vec<String>) {
+fn look_at(path: &Path, text: &str) -> Look {
     let mut variables = Vec::new();
     let mut faults = Vec::new();
     for (name, value) in std::env::vars_os() {
@@ -175,16 +201,22 @@ fn read(path: &Path, text: &str) -> (Config, Vec<String>) {
     let config = gather(&mut reader);
     let secret_in_file = reader.secret_in_file();
     faults.extend(reader.finish().iter().map(ToString::to_string));
+    let mut exposed = Vec::new();
     if secret_in_file {
-        faults.extend(open_to_others(path));
+        exposed.extend(open_to_others(path));
     }
     let secret_files = config
         .destinations
         .iter()
         .filter_map(destination::Settings::secret_file)
         .chain(config.notify.secret_file());
-    faults.extend(secret_files.filter_map(|path| open_to_others(path)));
-    (config, faults)
+    exposed.extend(secret_files.filter_map(|path| open_to_others(path)));
+    Look {
+        config,
+        unreadable: None,
+        faults,
+        exposed,
+    }
 }
 
 /// What counts where there is no file.

@@ -6,3 +6,4 @@ pub mod host;
 pub mod information;
 pub mod inspect;
 pub mod installed;
+pub mod keep_time;

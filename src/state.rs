@@ -3,9 +3,9 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::units::Span;
 
@@ -100,6 +100,44 @@ impl StateDir {
             .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
         Ok(RunLock { _file: file })
     }
+}
+
+/// Who holds the lock of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockHolder {
+    /// The process, by its number.
+    pub process: u32,
+    /// When it took the lock.
+    pub since: SystemTime,
+}
+
+impl StateDir {
+    /// Who holds the lock of a run. It is asked without taking it: a run that starts just now must not fail
+    /// because somebody looked.
+    pub fn lock_holder(&self) -> io::Result<Option<LockHolder>> {
+        let metadata = match fs::symlink_metadata(self.path.join("lock")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            metadata => metadata?,
+        };
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is no file"));
+        }
+        let locks = fs::read_to_string("/proc/locks")?;
+        let process = locks.lines().find_map(|line| holder(line, metadata.ino()));
+        // Whoever takes the lock writes its number into it.
+        let since = metadata.modified()?;
+        Ok(process.map(|process| LockHolder { process, since }))
+    }
+}
+
+/// Whose lock on the file with this inode a line of `/proc/locks` tells of, see `proc_locks(5)`:
+/// `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`. (The device is not compared: btrfs has two names for it.)
+fn holder(line: &str, inode: u64) -> Option<u32> {
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let (kind, _, mode) = (words.next()?, words.next()?, words.next()?);
+    let process = words.next()?.parse().ok()?;
+    let held = words.next()?.rsplit(':').next()?.parse() == Ok(inode);
+    (kind == "FLOCK" && mode == "WRITE" && held).then_some(process)
 }
 
 /// Makes a folder and those above it, 0700.
@@ -226,12 +264,34 @@ mod tests {
             "{message}"
         );
         drop(lock);
-        state.lock(Duration::ZERO).await.expect("free again");
+        assert_eq!(state.lock_holder().expect("asked"), None);
+        let lock = state.lock(Duration::ZERO).await.expect("free again");
+        let holder = state.lock_holder().expect("asked").expect("held");
+        assert_eq!(holder.process, std::process::id());
+        drop(lock);
         let mode = fs::metadata(state.path())
             .expect("metadata")
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_line_of_locks_tells_whose_it_is() {
+        for (line, process) in [
+            (
+                "1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF",
+                Some(1234),
+            ),
+            ("1: FLOCK  ADVISORY  WRITE 1234 00:2a:567 0 EOF", None),
+            ("1: FLOCK  ADVISORY  READ 1234 08:01:5678 0 EOF", None),
+            ("1: POSIX  ADVISORY  WRITE 1234 08:01:5678 0 EOF", None),
+            // Somebody who waits for it.
+            ("1: -> FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF", None),
+            ("", None),
+        ] {
+            assert_eq!(holder(line, 5678), process, "{line}");
+        }
     }
 
     #[test]

@@ -127,6 +127,11 @@ impl Settings {
         }
     }
 
+    /// Whether GitLab copies what it packs first.
+    pub fn copies_first(&self) -> bool {
+        self.strategy == "copy"
+    }
+
     fn command(&self, kind: ArchiveKind) -> Vec<String> {
         match kind {
             ArchiveKind::Config => self.config_command.clone(),
@@ -192,6 +197,13 @@ fn output(tells_of_failure: fn(&str) -> bool) -> Output {
         plain: lines::plain,
         tells_of_failure,
     }
+}
+
+/// The program that makes the archive of `kind`, where it is on this machine; the error is its name.
+pub fn program(settings: &Settings, kind: ArchiveKind) -> Result<PathBuf, String> {
+    let mut words = settings.command(kind).into_iter();
+    let name = words.next().unwrap_or_default();
+    find_program(&name).ok_or(name)
 }
 
 /// Whether a program is on this machine, where its commands are looked for.

@@ -76,6 +76,8 @@ impl Host {
         for folder in ["bin", "var/opt/gitlab/backups", "state"] {
             fs::create_dir_all(root.join(folder)).expect("folders");
         }
+        let private = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(root.join("state"), private).expect("its mode");
         let stand_ins = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/gitlab");
         for name in ["gitlab-ctl", "gitlab-backup", "gitlab-rake"] {
             symlink(stand_ins.join(name), root.join("bin").join(name)).expect("a link");
