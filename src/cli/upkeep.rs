@@ -32,6 +32,20 @@ pub struct DoctorArgs {
     /// Only what needs no network
     #[arg(long)]
     pub offline: bool,
+    /// What `--as-cron` tells the program that it starts: the names of variables that only the user's shell has.
+    #[arg(long, hide = true, value_name = "NAMES", conflicts_with = "as_cron")]
+    pub of_shell: Option<Names>,
+}
+
+/// Names of variables, separated by commas.
+#[derive(Clone, Debug)]
+pub struct Names(pub Vec<String>);
+
+impl From<String> for Names {
+    fn from(text: String) -> Names {
+        let names = text.split(',').filter(|name| !name.is_empty());
+        Names(names.map(str::to_owned).collect())
+    }
 }
 
 /// What `schedule` does.
