@@ -5,18 +5,20 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::setup::{Failure, Setup};
-use super::{ExitStatus, LOCKED, USAGE, report, tell};
+use super::{ExitStatus, LOCKED, USAGE, doctor, report, tell};
 use crate::archive::ArchiveKind;
 use crate::backup::{self, Job, Request};
 use crate::cli::{Global, RunArgs};
 use crate::config::Config;
 use crate::destination::Settings;
 use crate::history;
+use crate::history::past;
 use crate::logging::Tail;
 use crate::notify::Notifier;
 use crate::notify::message::Message;
-use crate::report::RunReport;
-use crate::state::RunLock;
+use crate::report::{RunReport, Status};
+use crate::schedule;
+use crate::state::{RunLock, StateDir};
 
 /// Makes the backups and brings them to the destinations.
 pub fn run(global: &Global, arguments: &RunArgs, log: &Tail) -> Result<ExitStatus, Failure> {
@@ -28,11 +30,27 @@ pub fn run(global: &Global, arguments: &RunArgs, log: &Tail) -> Result<ExitStatu
         kinds,
     };
     let wait = arguments.wait.map_or(Duration::ZERO, |wait| wait.0);
+    let state = StateDir::new(&loaded.0.state_dir);
     let report = Setup::carry_out(global, loaded, async |setup| {
         carry_out(&setup, request, arguments.no_prune, wait, log).await
     })?;
-    tell(global, &report, || report.text(Utc::now()));
+    tell(global, &report, || {
+        let next = next_step(&report, &state);
+        let next = next.map(|next| format!("next: {} {next}\n", doctor::program(global)));
+        report.text(Utc::now()) + &next.unwrap_or_default()
+    });
     Ok(report.exit_status())
+}
+
+/// After the first good run of a machine: that it is not to be the last.
+fn next_step(report: &RunReport, state: &StateDir) -> Option<&'static str> {
+    if report.status != Status::Ok {
+        return None;
+    }
+    let runs = past::runs(&history::read(state).ok()?);
+    let good = runs.iter().filter(|run| run.status == "ok").count();
+    let is_started_by_hand = good == 1 && matches!(schedule::installed(), Ok(None));
+    is_started_by_hand.then_some("schedule install")
 }
 
 async fn carry_out(
