@@ -7,6 +7,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+
 use crate::units::Span;
 
 /// The folder of lock, journals and history.
@@ -230,8 +233,24 @@ pub fn can_publish(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
-    let (new, _) = unfinished(path)?;
-    fs::remove_file(new)
+    can_make_files(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// Whether files can be made in a folder, by trying. Where the file system can, the file has no name, so that
+/// nothing is changed, and nothing left however this ends.
+pub fn can_make_files(folder: &Path) -> io::Result<()> {
+    let (mode, flags) = (Mode::RUSR | Mode::WUSR, OFlags::RDWR | OFlags::CLOEXEC);
+    match openat(CWD, folder, flags | OFlags::TMPFILE, mode) {
+        Ok(_) => Ok(()),
+        // It knows no files without names.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            let name = folder.join(format!(".gitlab-pi-backup-trial-{}", std::process::id()));
+            let new = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+            openat(CWD, &name, flags | new, mode)?;
+            fs::remove_file(name)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The file that will become another, new and of nobody else's making: the folder may be open to others.

@@ -23,11 +23,15 @@ use crate::config::{self, Look};
 use crate::doctor::configuration::{Configuration, Environment, telling};
 use crate::doctor::schedule::{Plan, Target};
 use crate::doctor::{Examination, Subject, examine};
+use crate::notify::{self, reachable, usable};
 use crate::schedule;
 use crate::stop::{Stop, StopSignal};
 
 /// So long a stopped one may take to delete what it has stored.
 const CLEARING: Duration = Duration::from_millis(1500);
+
+/// So long for each of the three steps of reaching one who is told.
+const PER_TARGET: Duration = Duration::from_secs(3);
 
 /// Checks everything a run needs.
 pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failure> {
@@ -66,7 +70,11 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
             offline: arguments.offline,
             stop: &setup.stop,
         };
-        let mut examination = pin!(examine(&subject, targets(), now));
+        let mut examination = pin!(examine(
+            &subject,
+            targets(&setup.notify, arguments.offline),
+            now
+        ));
         let ended = tokio::select! {
             examination = &mut examination => Some(examination),
             _ = setup.stop.requested() => timeout(CLEARING, examination).await.ok(),
@@ -101,9 +109,24 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
     Ok(stopped.unwrap_or(failed))
 }
 
-/// Who is told how a run ended.
-fn targets() -> impl Future<Output = Vec<Target>> {
-    std::future::ready(Vec::new())
+/// Who is told how a run ended, and whether each can be reached.
+async fn targets(settings: &notify::Settings, offline: bool) -> Vec<Target> {
+    let looks = if offline {
+        usable(settings)
+    } else {
+        // What it takes in all stays below what a destination may take.
+        let timeout = settings.timeout.min(PER_TARGET);
+        reachable(&notify::Settings {
+            timeout,
+            ..settings.clone()
+        })
+        .await
+    };
+    let looks = looks.into_iter().map(|look| Target {
+        name: look.target.as_str().to_owned(),
+        reached: look.result,
+    });
+    looks.collect()
 }
 
 /// How the program is called for what comes next.

@@ -1,10 +1,9 @@
-//! Room on this machine's disks, and whether a folder can be written.
+//! Room on this machine's disks, and what a folder that cannot be used needs.
 
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatVfs, openat, statvfs, unlinkat};
-use rustix::io::Errno;
+use rustix::fs::{StatVfs, statvfs};
 
 use super::Check;
 use crate::archive::ArchiveKind;
@@ -81,24 +80,6 @@ fn free(disk: &StatVfs) -> u64 {
 /// The folder itself, or the next one above that is there.
 pub(super) fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(path)
-}
-
-/// Tries whether files can be made in a folder. Where the file system can, the file has no name, so that nothing is
-/// left however this ends.
-pub(super) fn try_to_write(folder: &Path) -> io::Result<()> {
-    let mode = Mode::RUSR | Mode::WUSR;
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    match openat(CWD, folder, flags | OFlags::TMPFILE, mode) {
-        Ok(_) => Ok(()),
-        // It knows no files without names.
-        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-            let name = folder.join(format!(".gitlab-pi-backup-trial-{}", std::process::id()));
-            let new = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-            openat(CWD, &name, flags | new, mode)?;
-            Ok(unlinkat(CWD, &name, AtFlags::empty())?)
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// What a folder that cannot be used needs.

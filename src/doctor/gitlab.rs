@@ -9,13 +9,14 @@ use std::time::Duration;
 use nix::unistd::User;
 use rustix::process::geteuid;
 
-use super::disk::{try_to_write, way_out};
+use super::disk::way_out;
 use super::schedule::Plan;
 use super::{Check, CheckStatus};
 use crate::archive::ArchiveKind;
 use crate::gitlab::host::{Settings, program};
 use crate::gitlab::installed::{Installed, installed};
 use crate::gitlab::keep_time::{KeepTime, keep_time as read_keep_time};
+use crate::state::can_make_files;
 use crate::units::Span;
 
 /// The last version that has packages for machines of 32 bits is the one before
@@ -133,7 +134,7 @@ fn folders(gitlab: &Settings) -> Check {
 /// Whether this user can list a folder and make files in it.
 fn usable(folder: &Path) -> io::Result<()> {
     fs::read_dir(folder)?;
-    try_to_write(folder)
+    can_make_files(folder)
 }
 
 /// GitLab's own user packs the data: root's folder is closed to it.

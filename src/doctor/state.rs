@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 
-use super::disk::{existing, try_to_write, way_out};
+use super::disk::{existing, way_out};
 use super::schedule::Plan;
 use super::{Check, Past};
 use crate::destination::dropbox::{JOURNALS, unfinished as journals};
 use crate::restore::unfinished;
-use crate::state::{LockHolder, StateDir};
+use crate::state::{LockHolder, StateDir, can_make_files};
 use crate::units::Span;
 
 /// Without a schedule a run that is at work for longer does not get to its end.
@@ -50,7 +50,7 @@ fn folder(state: &StateDir, past: &Past) -> Check {
     if !there.is_dir() {
         return fault(&io::ErrorKind::NotADirectory.into());
     }
-    if let Err(error) = try_to_write(there) {
+    if let Err(error) = can_make_files(there) {
         return fault(&error);
     }
     if there != path {

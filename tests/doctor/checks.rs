@@ -450,6 +450,18 @@ fn each_check_of_the_schedule_fails_alone() {
             "reading root's crontab by `crontab -l`: no such table\n=> what do `crontab -l` and `systemctl list-timers` say?",
         ),
         case(
+            "notifications",
+            |host, _| {
+                let notify = "[notify]\nwebhook_url = \"http://127.0.0.1:9/standin-refresh-token\"\n\
+                    metrics_file = \"/nowhere/x.prom\"\n";
+                change_config(host, |text| text + notify);
+            },
+            "reaching the webhook: no connection to the server: Connection refused (os error 111)\n\
+             writing the metrics /nowhere/x.prom: No such file or directory (os error 2)\n\
+             => check the network and the proxy settings\n\
+             make the folder, and give it to node_exporter: --collector.textfile.directory=FOLDER",
+        ),
+        case(
             "last_run",
             |host, _| {
                 record(

@@ -373,6 +373,39 @@ fn while_gitlab_is_at_work_nothing_is_a_leftover() {
     assert_eq!(ended.status, Some(0));
 }
 
+/// Who is told is asked as well; without the network as far as this machine can tell.
+#[test]
+fn who_is_told_is_looked_at() {
+    if !is_root() {
+        return;
+    }
+    let (dropbox, host) = healthy(Options::default());
+    fs::create_dir(host.path("metrics")).expect("a folder");
+    change_config(&host, |text| {
+        let folder = host.path("metrics").display().to_string();
+        let url = dropbox.url();
+        format!(
+            "{text}[notify]\nwebhook_url = \"{url}/{SECRET}\"\nmetrics_file = \"{folder}/x.prom\"\n"
+        )
+    });
+    for (arguments, told) in [
+        (
+            "",
+            "ok       notifications     webhook: the server answers\n         metrics: /host/metrics/x.prom can be written\n",
+        ),
+        (
+            "--offline",
+            "ok       notifications     webhook: configured; not asked without a network\n         \
+             metrics: /host/metrics/x.prom can be written\n",
+        ),
+    ] {
+        let ended = doctor(&dropbox, &host, arguments);
+        assert_eq!(ended.status, Some(0), "{ended}");
+        let out = plain(&host, &ended.out);
+        assert!(out.contains(told), "{told}{out}");
+    }
+}
+
 /// No destination is waited for longer than ten seconds, and what hangs is what fails.
 #[test]
 fn a_destination_that_does_not_answer() {
