@@ -69,28 +69,8 @@ pub(super) fn section(facts: &Facts<'_>, clock: &Clock<'_>) -> String {
             &Escaped(first_line(id, 80)).to_string(),
         );
     }
-    match health.next_run {
-        Some(next) => {
-            let wait = (next - clock.now()).to_std().unwrap_or_default();
-            let wait = format!("in {}", Span(to_minutes(wait)));
-            fact(
-                "Next run",
-                &clock.moment(next),
-                if next > clock.now() { &wait } else { "" },
-            );
-        }
-        None => {
-            let faults = facts.known.schedule.and_then(|found| found.faults.first());
-            let why = facts.schedule_error.as_ref().or(faults);
-            let why = why.map_or(String::new(), |why| first_line(why, LONGEST_REASON));
-            let known = if facts.schedule_error.is_some() {
-                "not known"
-            } else {
-                "none is scheduled"
-            };
-            fact("Next run", known, &Escaped(why).to_string());
-        }
-    }
+    let (next, more) = next_run(facts, clock);
+    fact("Next run", &next, &more);
     if let Some(until) = good_until(facts) {
         fact(
             "This holds until",
@@ -99,6 +79,25 @@ pub(super) fn section(facts: &Facts<'_>, clock: &Clock<'_>) -> String {
         );
     }
     html + "</dl>\n</div>\n</section>\n"
+}
+
+/// When, and how long until then; or why not.
+fn next_run(facts: &Facts<'_>, clock: &Clock<'_>) -> (String, String) {
+    if let Some(next) = facts.health.next_run {
+        let wait = (next - clock.now()).to_std().ok();
+        let wait = wait.map(|wait| format!("in {}", Span(to_minutes(wait))));
+        return (clock.moment(next), wait.unwrap_or_default());
+    }
+    let why = |why: &String| Escaped(first_line(why, LONGEST_REASON)).to_string();
+    if let Some(error) = &facts.schedule_error {
+        return ("not known".to_owned(), why(error));
+    }
+    let faults = facts.known.schedule.map(|found| &found.faults);
+    let fault = faults.and_then(|faults| faults.first());
+    (
+        "none is scheduled".to_owned(),
+        fault.map(why).unwrap_or_default(),
+    )
 }
 
 /// What is wrong, and what is wrong with the history itself; then what else is worth a look.
