@@ -240,7 +240,7 @@ mod tests {
     fn a_schedule_is_there_and_starts_something() {
         let failed = |plan| {
             let check = schedule(&plan);
-            (check.status == Failed).then_some((check.detail, check.hint.expect("a hint")))
+            (check.status == Failed).then(|| (check.detail, check.hint.expect("a hint")))
         };
         let pair = |detail: &str, hint: &str| Some((detail.to_owned(), hint.to_owned()));
         let never = "root's crontab starts no run at any time to come";
