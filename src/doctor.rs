@@ -112,6 +112,8 @@ pub struct Subject<'a> {
     pub plan: Result<Option<Plan>, String>,
     /// Where mail programs are looked for, beside the places where they always are.
     pub path: Option<std::ffi::OsString>,
+    /// How this program is called, for what comes next.
+    pub program: &'a str,
     /// Nothing is asked over the network.
     pub offline: bool,
     /// Whether the program has been asked to stop.
@@ -127,8 +129,8 @@ pub struct Examination {
     pub status: Status,
     /// All checks, in a fixed order; those of destinations once for each.
     pub checks: Vec<Check>,
-    /// The command that comes next on the way to backups that make themselves; none on a machine that is set up.
-    pub next: Option<&'static str>,
+    /// The command to type next on the way to backups that make themselves; none on a machine that is set up.
+    pub next: Option<String>,
     /// The first failed check.
     pub error: Option<String>,
 }
@@ -172,7 +174,7 @@ pub async fn examine(
     checks.push(clock::check(subject, &past.runs, now));
     checks.extend(state::checks(subject.state, &past, holder, plan, now));
     checks.extend(schedule::checks(subject, &targets, &past.runs, now));
-    Examination::new(checks, &past.runs, &subject.plan)
+    Examination::new(checks, &past.runs, &subject.plan, subject.program)
 }
 
 impl Past {
@@ -201,6 +203,7 @@ impl Examination {
         checks: Vec<Check>,
         runs: &[PastRun],
         plan: &Result<Option<Plan>, String>,
+        program: &str,
     ) -> Examination {
         let mut failed = checks
             .iter()
@@ -215,6 +218,7 @@ impl Examination {
             Ok(None) => Some("schedule install"),
             _ => None,
         };
+        let next = next.map(|next| format!("{program} {next}"));
         let status = if error.is_some() {
             Status::Failed
         } else {
@@ -246,8 +250,8 @@ impl Examination {
         checks.filter(|check| check.status == CheckStatus::Failed)
     }
 
-    /// For people: a line for each check, hints below. `program` is how it is called, for what comes next.
-    pub fn text(&self, program: &str) -> String {
+    /// For people: a line for each check, hints below.
+    pub fn text(&self) -> String {
         let mut text = String::new();
         for check in &self.checks {
             let status = match check.status {
@@ -280,8 +284,8 @@ impl Examination {
             ),
             failed => writeln!(text, "FAILED: {failed} of {} checks", self.checks.len()),
         };
-        if let Some(next) = self.next {
-            let _ = writeln!(text, "next: {program} {next}");
+        if let Some(next) = &self.next {
+            let _ = writeln!(text, "next: {next}");
         }
         text
     }
@@ -315,18 +319,21 @@ mod tests {
         };
         let bad = || vec![Check::failed("disk", "full\n  make room")];
         for (checks, runs, plan, next) in [
-            (Vec::new(), vec![], Ok(None), Some("run")),
-            (Vec::new(), vec![], plan(), Some("run")),
+            (Vec::new(), vec![], Ok(None), Some("x run")),
+            (Vec::new(), vec![], plan(), Some("x run")),
             (
                 Vec::new(),
                 vec![run("ok")],
                 Ok(None),
-                Some("schedule install"),
+                Some("x schedule install"),
             ),
             (Vec::new(), vec![run("ok")], plan(), None),
             (bad(), vec![], Ok(None), None),
         ] {
-            assert_eq!(Examination::new(checks, &runs, &plan).next, next);
+            assert_eq!(
+                Examination::new(checks, &runs, &plan, "x").next.as_deref(),
+                next
+            );
         }
     }
 
@@ -336,11 +343,11 @@ mod tests {
             Check::ok("lock", "free"),
             Check::failed("disk", "full\n  make room,\n  or buy one"),
         ];
-        let examination = Examination::new(checks, &[], &Ok(None));
+        let examination = Examination::new(checks, &[], &Ok(None), "x");
         assert_eq!(examination.error.as_deref(), Some("disk: full"));
         let expected = "ok       lock              free\n\
              FAILED   disk              full\n         make room,\n         or buy one\n\
              FAILED: 1 of 2 checks\n";
-        assert_eq!(examination.text("x"), expected);
+        assert_eq!(examination.text(), expected);
     }
 }

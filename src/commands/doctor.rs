@@ -19,10 +19,11 @@ use super::setup::{Failure, Setup};
 use super::{ExitStatus, complain, fail, print, tell};
 use crate::cli::upkeep::DoctorArgs;
 use crate::cli::{Global, LogFormat};
-use crate::config::{self, Look};
+use crate::config::{self, DEFAULT_PATH, Look};
 use crate::doctor::configuration::{Configuration, Environment, telling};
 use crate::doctor::schedule::{Plan, Target};
 use crate::doctor::{Examination, Subject, examine};
+use crate::login;
 use crate::notify::{self, reachable, usable};
 use crate::schedule;
 use crate::stop::{Stop, StopSignal};
@@ -45,7 +46,7 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
         faults,
         exposed,
     } = config::look(&path);
-    let given = variables(global);
+    let (given, program) = (variables(global), program(global));
     let (examination, stopped) = Setup::carry_out(global, (config, Vec::new()), async |setup| {
         let now = Utc::now();
         let plan = schedule::installed().map(|installed| {
@@ -67,6 +68,7 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
             state: &setup.state,
             plan,
             path: std::env::var_os("PATH"),
+            program: &program,
             offline: arguments.offline,
             stop: &setup.stop,
         };
@@ -90,7 +92,7 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
             }
         })
     })?;
-    tell(global, &examination, || examination.text(&program(global)));
+    tell(global, &examination, || examination.text());
     if global.quiet && !global.json {
         for check in examination.failed() {
             let lines = [Some(&check.detail), check.hint.as_ref()];
@@ -129,12 +131,10 @@ async fn targets(settings: &notify::Settings, offline: bool) -> Vec<Target> {
     looks.collect()
 }
 
-/// How the program is called for what comes next.
+/// How the program is called with this configuration, for what comes next.
 pub(super) fn program(global: &Global) -> String {
-    match &global.config {
-        Some(path) => format!("sudo gitlab-pi-backup -c {}", absolute(path).display()),
-        None => "sudo gitlab-pi-backup".to_owned(),
-    }
+    let path = absolute(&config::path(global.config.clone()));
+    login::program((path != Path::new(DEFAULT_PATH)).then_some(&path))
 }
 
 /// The names of the variables that change what a run does.

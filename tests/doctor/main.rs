@@ -251,17 +251,20 @@ fn what_comes_next_is_the_last_line() {
         plain(&host, ended.out.lines().last().expect("a line"))
     };
     fs::write(host.path("crontab"), "@daily other\n").expect("a crontab");
-    assert_eq!(last(""), "next: sudo gitlab-pi-backup schedule install\n");
+    let next =
+        |command: &str| format!("next: sudo gitlab-pi-backup -c /host/config.toml {command}\n");
+    assert_eq!(last(""), next("schedule install"));
     fs::remove_file(host.path("state/history.jsonl")).expect("no run yet");
-    assert_eq!(last(""), "next: sudo gitlab-pi-backup run\n");
+    assert_eq!(last(""), next("run"));
     let config = host.path("config.toml").display().to_string();
-    let expected = "next: sudo gitlab-pi-backup -c /host/config.toml run\n";
-    assert_eq!(last(&format!("-c {config}")), expected);
+    assert_eq!(last(&format!("-c {config}")), next("run"));
 
     let ended = host.run("run");
     assert_eq!(ended.status, Some(0), "{ended}");
-    let next = "next: sudo gitlab-pi-backup schedule install\n";
-    assert!(ended.out.ends_with(next), "{ended}");
+    assert!(
+        plain(&host, &ended.out).ends_with(&next("schedule install")),
+        "{ended}"
+    );
     assert!(!host.run("run --skip-create").out.contains("next:"));
 }
 
@@ -302,7 +305,7 @@ fn without_a_configuration_the_machine_is_examined_all_the_same() {
     assert_eq!((ended.status, ended.err.as_str()), (Some(1), ""), "{ended}");
     let out = plain(&host, &ended.out);
     let first = "FAILED   configuration     reading the configuration /host/missing.toml: No such file or directory (os error 2)\n         \
-        let `sudo gitlab-pi-backup login` write one, or name another with -c\n";
+        let `sudo gitlab-pi-backup login` write one, write one as config.example.toml shows, or name another with -c\n";
     assert!(out.starts_with(first), "{out}");
     for line in [
         "ok       gitlab_commands   /host/bin/gitlab-ctl, /host/bin/gitlab-backup\n",
