@@ -83,11 +83,11 @@ impl Dice {
         }
         match self.roll(3) {
             0 => {}
-            1 => text += &format!("{}-{} ", self.part(1, 12), self.part(1, 31)),
+            1 => text = format!("{text}{}-{} ", self.part(1, 12), self.part(1, 31)),
             _ => {
                 let year = ["*", "2027", "2026..2029", "27,28", "2026/2"];
                 let year = year[usize::try_from(self.roll(5)).expect("small")];
-                text += &format!("{year}-{}-{} ", self.part(1, 12), self.part(1, 31));
+                text = format!("{text}{year}-{}-{} ", self.part(1, 12), self.part(1, 31));
             }
         }
         // At night, where clocks change, more often than not.
@@ -96,9 +96,9 @@ impl Dice {
         } else {
             self.part(0, 23)
         };
-        text += &format!("{hour}:{}", self.part(0, 59));
+        text = format!("{text}{hour}:{}", self.part(0, 59));
         if self.roll(4) == 0 {
-            text += &format!(":{}", self.part(0, 59));
+            text = format!("{text}:{}", self.part(0, 59));
         }
         if self.roll(6) == 0 {
             text += " UTC";

@@ -105,8 +105,16 @@ fn a_machine_is_followed_from_its_first_day_to_a_late_one() {
     );
     assert_eq!(host.run("status --max-age 1h --nagios").status, Some(2));
     assert_eq!(host.run("-q status --max-age 1h").out, "");
+}
 
-    // What the history cannot know.
+#[test]
+fn what_the_history_cannot_know_the_destinations_tell() {
+    let (dropbox, host) = machine();
+    let stamp = now() - 7_200;
+    put(&host, stamp);
+    let run = host.run("run --skip-create --json");
+    assert_eq!(run.status, Some(0), "{run}");
+    let id = run.json()["backup_id"].as_str().expect("an ID").to_owned();
     assert_eq!(host.run("status --remote").status, Some(0));
     let rehearsed = host.run("rehearse");
     assert_eq!(rehearsed.status, Some(0), "{rehearsed}");

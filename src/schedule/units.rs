@@ -162,7 +162,7 @@ fn service(job: &Job) -> String {
          {secrets}{state}\
          # GitLab's: its configuration and what is backed up from it, its data with the staging of a backup, its log\n\
          # files, the lock of its backups. What is missing is passed over.\n\
-         {writable}\
+         {writable}{MAIL}\
          {SANDBOX}"
     )
 }
@@ -176,15 +176,20 @@ fn crashed(job: &Job) -> String {
          \n\
          [Service]\n\
          Type=oneshot\n\
-         # How it ended is in $MONITOR_RESULT and the like, from systemd 251 on.\n\
+         # How it ended is in $MONITOR_SERVICE_RESULT and the like, from systemd 251 on.\n\
          ExecStart={tell}\n\
          TimeoutStartSec=5min\n\
          \n\
          {secrets}{state}\
-         {writable}\
+         {writable}{MAIL}\
          {SANDBOX}"
     )
 }
+
+/// Where what is called `sendmail` puts a letter: Postfix, Exim, nullmailer, the `DragonFly` agent, `OpenSMTPD`.
+const MAIL: &str = "# For a mail that goes by the local sendmail.\n\
+    ReadWritePaths=-/var/spool/postfix -/var/spool/exim4 -/var/log/exim4 -/var/spool/nullmailer\n\
+    ReadWritePaths=-/var/spool/dma -/var/spool/smtpd -/var/mail\n";
 
 /// GitLab's folders that its backup commands write to.
 const GITLAB: [&str; 2] = ["/var/opt/gitlab", "/var/log/gitlab"];
