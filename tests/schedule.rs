@@ -424,6 +424,9 @@ fn what_is_shown_is_what_is_installed_and_systemd_takes_it() {
     let machine = Machine::new(PROGRAM, Init::Systemd);
     machine.write("credentials/destinations.dropbox.refresh_token", "secret");
     machine.write("credentials.encrypted/gitlab.token", "secret");
+    let config = machine.read("config.toml").expect("a configuration");
+    let more = "[notify]\nmetrics_file = \"/var/lib/metrics/gitlab.prom\"\n[report]\nfile = \"/srv/www/b.html\"\n";
+    machine.host.write_config(&(config + more));
     let shown = machine.run(&["schedule", "show", "--json", "--at", "0 4 1,15 * 5"]);
     let files = shown.json()["files"].as_array().expect("files").clone();
     let text = machine.run(&["schedule", "show", "--at", "0 4 1,15 * 5"]);
@@ -448,6 +451,10 @@ fn what_is_shown_is_what_is_installed_and_systemd_takes_it() {
         "{service}"
     );
     assert!(!service.contains("secret\n"), "{service}");
+    for path in ["/var/lib/metrics", "/srv/www", "/var/opt/gitlab"] {
+        let line = format!("\nReadWritePaths=-{path}\n");
+        assert!(service.contains(&line), "{line} is not in {service}");
+    }
     let folder = machine.path(ETC);
     let mut analyze = Command::new("systemd-analyze");
     analyze.env("SYSTEMD_UNIT_PATH", format!("{}:", folder.display()));

@@ -135,7 +135,7 @@ fn job(global: &Global, arguments: &ScheduleArgs, is_needed: bool) -> Result<Job
             Some(text(&path)?)
         },
         gitlab_writable: gitlab_writable(&config),
-        writable: Vec::new(),
+        writable: writable(&config),
         credentials: if arguments.packaged {
             Vec::new()
         } else {
@@ -143,6 +143,13 @@ fn job(global: &Global, arguments: &ScheduleArgs, is_needed: bool) -> Result<Job
         },
         state_dir: config.state_dir,
     })
+}
+
+/// Where a run writes for others: their folders, since it replaces files whole.
+fn writable(config: &Config) -> Vec<PathBuf> {
+    let files = [&config.notify.metrics_file, &config.report_file];
+    let folders = files.into_iter().flatten().filter_map(|file| file.parent());
+    folders.map(Path::to_owned).collect()
 }
 
 /// Where GitLab's commands put archives, with the folder they make if it is missing, and their lock.
