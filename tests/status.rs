@@ -36,7 +36,7 @@ fn machine() -> (Dropbox, Host) {
 
 #[test]
 fn a_machine_is_followed_from_its_first_day_to_a_late_one() {
-    let (dropbox, host) = machine();
+    let (_dropbox, host) = machine();
     let never = host.run("status");
     assert_eq!(never.status, Some(1), "{never}");
     assert!(
