@@ -246,6 +246,19 @@ impl Notifier {
     }
 }
 
+/// Brings the metrics up to what was recorded in the history, where there are any: after a rehearsal.
+pub async fn measure(settings: &Settings, history: &[Value]) {
+    let Some(path) = &settings.metrics_file else {
+        return;
+    };
+    let text = metrics::text(&past::runs(history), &past::rehearsals(history));
+    let written = timeout(settings.in_all(), write(path.as_path().into(), text)).await;
+    let written = written.unwrap_or_else(|_| Err(too_slow(Target::Metrics, settings.in_all())));
+    if let Err(error) = written {
+        tracing::warn!("{error}");
+    }
+}
+
 /// Writes the metrics; a folder on a dead network disk holds up nobody else.
 async fn write(path: Arc<Path>, text: String) -> Result<String, Error> {
     let writing = tokio::task::spawn_blocking(move || {

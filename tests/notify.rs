@@ -596,7 +596,6 @@ fn prometheus_understands_the_metrics() {
     let (_dropbox, host) = machine("metrics_file = \"ROOT/metrics/backup.prom\"");
     assert_eq!(host.run("run").status, Some(0));
     assert_eq!(host.run("rehearse").status, Some(0));
-    assert_eq!(host.run("run --skip-create").status, Some(0));
     assert!(metric(&host, "rehearsal_restorable{destination=\"dropbox\"}").is_some());
     let text = fs::read(host.path("metrics/backup.prom")).expect("the metrics");
     let script = "import sys\nfrom prometheus_client.parser import text_string_to_metric_families as parse\n\

@@ -16,6 +16,7 @@ use crate::backup::record::Record;
 use crate::catalog::{Wanted, find};
 use crate::cli::{Global, RehearseArgs};
 use crate::history;
+use crate::notify;
 use crate::rehearse::backup::{LocalBackup, Method, Rehearsal, rehearse_local, rehearse_stored};
 use crate::rehearse::verdict::PartStatus;
 use crate::rehearse::{Expected, GitCheck};
@@ -126,6 +127,8 @@ async fn rehearse(
         let folder = setup.state.path().display();
         tracing::warn!("the rehearsal cannot be added to the history in {folder}: {error}");
     }
+    let history = history::read(&setup.state).unwrap_or_default();
+    notify::measure(&setup.notify, &history).await;
     report::refresh(setup);
     let restorable = rehearsal.restorable == Some(true);
     Ok(Report {
