@@ -243,9 +243,7 @@ fn a_mistyped_type_is_one_fault() {
 #[test]
 fn keys_of_later_features_are_unknown() {
     for (table, key) in [
-        ("notify", "on = \"always\""),
         ("encryption", "recipients = [\"age1x\"]"),
-        ("hooks", "before = []"),
         ("projects", "all = true"),
         ("records", "store = \"sqlite\""),
     ] {
@@ -598,7 +596,15 @@ fn wrong_variables_are_faults_that_name_them() {
             "120%",
             &["`120%` is not a percentage; write it like `30%`"],
         ),
-        ("HOOKS__BEFORE", "[]", &["is no setting"]),
+        ("HOOKS__BEFORE", "mount /mnt", &["takes commands as lists"]),
+        ("HOOKS__BEFOR", "[]", &["`GITLAB_PI_BACKUP_HOOKS__BEFORE`"]),
+        (
+            "NOTIFY__WEBHOOK_URL",
+            SECRET,
+            &["`notify.webhook_url`: is no address"],
+        ),
+        ("NOTIFY__ON", "never", &["expected `failure` or `always`"]),
+        ("NOTIFY__EMAIL", "me@example.org", &["TOML table"]),
         ("CONFIG_FILE", "/x", &["is no setting"]),
         ("UPLOAD__CONCURRENCY", "many", &["\"many\""]),
         ("UPLOAD__CONCURRENCY", "99", &["takes 1 to 32"]),

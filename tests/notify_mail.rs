@@ -244,13 +244,13 @@ fn play((security, login, trouble, words): Scene) {
         (Some(1), 0),
         "{scene}"
     );
-    let begin = format!(
+    let expected = format!(
         "email       FAILED  sending the mail through 127.0.0.1:{}: ",
         server.port()
     );
     let told = ended.out.replace("\n                    ", "\n");
     let told = told
-        .strip_prefix(&begin)
+        .strip_prefix(&expected)
         .unwrap_or_else(|| panic!("{scene}"));
     assert!(told.starts_with(words), "{words}\n{scene}");
     assert!(

@@ -548,7 +548,7 @@ fn notifications() {
                     address,
                 );
             } else {
-                text += &format!("{key} = \"{address}\"\n");
+                text += &[key, " = \"", &address, "\"\n"].concat();
             }
         }
         let expected: BTreeSet<_> = ["config.toml".to_owned(), "secret/mail".to_owned()].into();
