@@ -93,7 +93,7 @@ fn a_file_that_cannot_be_read() {
             "reading the configuration",
             &path,
             reason,
-            "config.example.toml",
+            "name another with -c",
         ];
         assert_refused(&host, &ended, &parts);
     }
