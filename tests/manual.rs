@@ -52,7 +52,10 @@ fn commands() -> Vec<(String, clap::Command)> {
     let mut at = 0;
     while at < all.len() {
         let (above, command) = all[at].clone();
-        let below = command.get_subcommands().cloned();
+        let below = command
+            .get_subcommands()
+            .filter(|below| !below.is_hide_set())
+            .cloned();
         all.extend(
             below.map(|below| (format!("{above} {}", below.get_name()).trim().into(), below)),
         );
@@ -129,13 +132,19 @@ fn there_is_a_page_for_every_command_with_everything_that_help_tells() {
             ".SH \"EXIT STATUS\"\n".to_owned(),
             ".SH \"SEE ALSO\"\n".to_owned(),
         ];
-        for argument in command.get_arguments() {
+        for argument in command
+            .get_arguments()
+            .filter(|argument| !argument.is_hide_set())
+        {
             parts.extend(argument.get_long().map(|long| format!("--{long}")));
             let help = argument.get_help().map(ToString::to_string);
             // That of `--help` itself says how to see more or less.
             parts.extend(help.filter(|_| argument.get_id() != "help"));
         }
-        for below in command.get_subcommands() {
+        for below in command
+            .get_subcommands()
+            .filter(|below| !below.is_hide_set())
+        {
             parts.push(format!("{name}-{}(1)", below.get_name()));
         }
         let told = manual::of(&words).expect("it is told");
@@ -367,25 +376,32 @@ fn a_closed_or_full_output_is_no_panic() {
     }
 }
 
-/// The rows of the README's table of exit statuses: status, and the commands (none: all).
+/// The rows of the README's table of exit statuses: each status, and the first words of the commands (none: all).
 fn readme_exits() -> BTreeSet<(String, Vec<String>)> {
     let rows = README.lines().map(str::trim);
     let rows = rows
         .skip_while(|line| !line.starts_with("| exit status |"))
         .skip(2);
-    let mut status = String::new();
-    rows.take_while(|line| line.starts_with('|'))
-        .map(|line| {
-            let mut cells = line.split('|').skip(1).map(str::trim);
-            match cells.next() {
-                Some("") | None => {}
-                Some(own) => own.clone_into(&mut status),
-            }
-            let of = cells.next().unwrap_or_default();
-            let of = of.split('`').skip(1).step_by(2).map(str::to_owned);
-            (status.clone(), of.collect())
-        })
-        .collect()
+    let mut statuses = String::new();
+    let mut found = BTreeSet::new();
+    for line in rows.take_while(|line| line.starts_with('|')) {
+        let mut cells = line.split('|').skip(1).map(str::trim);
+        match cells.next() {
+            Some("") | None => {}
+            Some(own) => own.clone_into(&mut statuses),
+        }
+        let of = cells.next().unwrap_or_default().split('`');
+        let of = of.skip(1).step_by(2);
+        let of: Vec<_> = of
+            .filter_map(|words| words.split(' ').next().map(str::to_owned))
+            .collect();
+        found.extend(
+            statuses
+                .split(", ")
+                .map(|status| (status.to_owned(), of.clone())),
+        );
+    }
+    found
 }
 
 /// The README and the manual pages tell of the same statuses of every command.
@@ -405,7 +421,8 @@ fn exit_statuses_are_those_of_the_readme() {
             .filter(|(_, of)| of.is_empty() || of.contains(&family))
             .map(|(status, _)| status.as_str())
             .collect();
-        let own: BTreeSet<_> = manual::exits(words).map(|exit| exit.status).collect();
+        let own = manual::exits(words).flat_map(|exit| exit.status.split(", "));
+        let own: BTreeSet<_> = own.collect();
         assert_eq!(own, told, "{words}");
     }
 }

@@ -45,7 +45,7 @@ pub const EXITS: &[Exit] = &[
     told(
         "1",
         &["run"],
-        "failed: GitLab's command failed, an archive is doubtful, or nothing holds a whole backup",
+        "failed: a command of GitLab's or of `hooks.before` failed, an archive is doubtful, or nothing holds a whole backup",
     ),
     told("1", &["list"], "no destination could be asked"),
     told(
@@ -66,26 +66,49 @@ pub const EXITS: &[Exit] = &[
     told(
         "1",
         &["status"],
-        "there is no such backup, or it is too old",
+        "the newest backup is late or not complete, the last run failed, or it could not be looked at",
     ),
-    told("1", &["doctor"], "a check failed"),
+    told(
+        "1",
+        &["doctor"],
+        "a check failed; also if what fails is that the configuration is wrong or missing",
+    ),
     told(
         "1",
         &["login"],
-        "the code or the token was refused, or it could not be stored",
+        "Dropbox refused, the token lacks a right, no code was given, or it could not be stored",
     ),
     told(
         "1",
-        &["schedule", "report", "man"],
+        &["schedule"],
+        "it could not be done; what was begun is taken back",
+    ),
+    told(
+        "1",
+        &["report", "man"],
         "what is to be written could not be",
     ),
-    told("1", &["notify"], "no notification could be sent"),
+    told("1", &["notify"], "nobody could be told"),
     told(
         "2",
         &[],
         "the arguments or the configuration are wrong; nothing was done",
     ),
-    told("2", &["status"], "the same; with --nagios: critical"),
+    told(
+        "2",
+        &["doctor"],
+        "the arguments are wrong; nothing was done",
+    ),
+    told(
+        "2",
+        &["notify"],
+        "the arguments or the configuration are wrong, or its [notify] names nobody; nothing was done",
+    ),
+    told(
+        "2",
+        &["status"],
+        "the arguments or the configuration are wrong; with --nagios: critical",
+    ),
     told(
         "2",
         &["prune"],
@@ -94,7 +117,7 @@ pub const EXITS: &[Exit] = &[
     told(
         "3",
         &["run"],
-        "done in part: one destination holds everything, another does not; or a part of GitLab has shrunk",
+        "done in part: one destination holds everything, another does not; or a part of GitLab has shrunk; or a command of `hooks.after` failed",
     ),
     told(
         "3",
@@ -106,8 +129,12 @@ pub const EXITS: &[Exit] = &[
         &["prune"],
         "not all of it could be done, or it was refused",
     ),
-    told("3", &["status"], "only with --nagios: unknown"),
-    told("3", &["notify"], "some notifications could not be sent"),
+    told(
+        "3",
+        &["status"],
+        "only with --nagios: unknown, as the configuration, the history or a destination could not be read",
+    ),
+    told("3", &["notify"], "some could be told, others not"),
     told(
         "4",
         &["run", "prune", "restore"],
@@ -253,7 +280,7 @@ mod tests {
     fn words(above: &str, command: &Command) -> Vec<String> {
         let below = command
             .get_subcommands()
-            .filter(|below| below.get_name() != "help");
+            .filter(|below| below.get_name() != "help" && !below.is_hide_set());
         below
             .flat_map(|below| {
                 let own = format!("{above} {}", below.get_name()).trim().to_owned();

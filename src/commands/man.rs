@@ -75,10 +75,16 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 /// A command and all below it, each with its words (`schedule install`); the program itself has none.
 fn pages<'a>(words: &str, command: &'a Command) -> Vec<(String, &'a Command)> {
     let mut all = vec![(words.to_owned(), command)];
-    for below in command.get_subcommands() {
+    for below in shown(command) {
         all.extend(pages(format!("{words} {}", below.get_name()).trim(), below));
     }
     all
+}
+
+/// The commands below this one that people are told of.
+fn shown(command: &Command) -> impl Iterator<Item = &Command> {
+    let below = command.get_subcommands();
+    below.filter(|below| !below.is_hide_set())
 }
 
 fn name_of_page(words: &str) -> String {
@@ -187,8 +193,7 @@ fn more(command: &Command, words: &str) -> Roff {
         }
     }
     page.control("SH", ["SEE ALSO"]);
-    let below = command.get_subcommands();
-    let below = below.map(|below| format!("{words} {}", below.get_name()));
+    let below = shown(command).map(|below| format!("{words} {}", below.get_name()));
     let related = told.map_or(&[][..], |told| told.see_also);
     let main = Some("gitlab-pi-backup(1)").filter(|_| !words.is_empty());
     let ours = |words: &str| format!("{}(1)", name_of_page(words));
