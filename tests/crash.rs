@@ -57,9 +57,17 @@ fn assert_whole(dropbox: &Dropbox, host: &Host, ended: &Ended) {
     );
 }
 
+/// Under an emulator everything takes ten times as long, and the moment of a kill does not depend on the processor.
+fn is_emulated() -> bool {
+    cfg!(target_arch = "aarch64")
+        && std::env::var_os("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").is_some()
+}
+
 #[test]
 fn killed_at_every_request_in_turn_the_next_run_finishes() {
-    for moment in [Moment::Head, Moment::Body, Moment::Applied] {
+    let all = [Moment::Applied, Moment::Head, Moment::Body];
+    let moments = if is_emulated() { &all[..1] } else { &all };
+    for moment in moments.iter().copied() {
         let mut n = 0;
         loop {
             let (dropbox, host) = machine();
