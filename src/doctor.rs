@@ -5,10 +5,10 @@
 //! file at each destination, which is deleted again. A failed check does not keep the others from being made; what
 //! cannot be judged because of it is skipped, so that what fails is the cause and not its consequences.
 //!
-//! [`configuration`] the file, who may touch it, variables · [`gitlab`] commands, version, folders, how long archives
-//! stay · [`leftovers`] of backups that did not end · [`disk`] room ·
-//! [`destinations`] credentials, rights, folders, room · [`clock`] · [`state`] the state folder, the lock, an unfinished
-//! restore · [`schedule`] what starts runs, the last one, who is told.
+//! `configuration` the file, who may touch it, variables · `gitlab` commands, version, folders, how long archives
+//! stay · `leftovers` of backups that did not end · `disk` room ·
+//! `destinations` credentials, rights, folders, room · `clock` · `state` the state folder, the lock, an unfinished
+//! restore · `schedule` what starts runs, the last one, who is told.
 
 mod clock;
 pub mod configuration;

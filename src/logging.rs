@@ -18,7 +18,7 @@ const KEPT: usize = 100_000;
 pub struct Tail(Arc<Mutex<Vec<u8>>>);
 
 impl Tail {
-    /// Whole lines, at most about [`KEPT`] bytes of them.
+    /// Whole lines, at most about `KEPT` bytes of them.
     pub fn text(&self) -> String {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(last_lines(&kept)).into_owned()
