@@ -175,6 +175,11 @@ fn what_cannot_be_looked_at_is_unknown_to_monitoring() {
         );
         assert_eq!(usage.out.lines().count(), 1, "{usage}");
     }
+    for arguments in ["--json status --nagios", "status --nagios --json"] {
+        let both = host.run(arguments);
+        assert_eq!(both.status, Some(2), "{both}");
+        assert_eq!(both.json()["status"], "failed", "{both}");
+    }
     fs::create_dir_all(host.path("state/history.jsonl")).expect("a folder");
     let unreadable = host.run("status --nagios");
     assert_eq!(unreadable.status, Some(3), "{unreadable}");

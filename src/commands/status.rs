@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::setup::{Failure, Setup};
-use super::{ExitStatus, print, tell};
+use super::{ExitStatus, USAGE, print, tell};
 use crate::catalog::Catalog;
 use crate::cli::Global;
 use crate::cli::upkeep::StatusArgs;
@@ -44,6 +44,11 @@ struct Report {
 
 /// Whether the newest backup is complete and fresh.
 pub fn run(global: &Global, arguments: &StatusArgs) -> Result<ExitStatus, Failure> {
+    if arguments.nagios && global.json {
+        // Options that stand before the command are not compared with those behind it.
+        let message = "--nagios and --json: standard output takes only one of both";
+        return Err((USAGE, message.to_owned()));
+    }
     let now = Utc::now();
     let report = look(global, arguments, now);
     if !arguments.nagios {
