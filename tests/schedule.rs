@@ -481,6 +481,41 @@ fn what_is_shown_is_what_is_installed_and_systemd_takes_it() {
     assert!(output.status.success() && of_ours.is_empty(), "{said}");
 }
 
+/// What may be written is decided where a link leads, and backups often lie on a disk of their own.
+#[test]
+fn a_folder_that_is_a_link_is_writable_where_it_leads() {
+    if !is_possible("a_folder_that_is_a_link_is_writable_where_it_leads") {
+        return;
+    }
+    let machine = Machine::new(PROGRAM, Init::Systemd);
+    let config = machine.read("config.toml").expect("a configuration");
+    let data = config.replace(
+        &machine.path("var/opt/gitlab/backups").display().to_string(),
+        &machine.path("gitlab/backups").display().to_string(),
+    );
+    assert_ne!(data, config);
+    for (link, to) in [
+        ("gitlab/backups", "disk/data"),
+        ("etc/gitlab/config_backup", "disk/config"),
+    ] {
+        fs::create_dir_all(machine.path(to)).expect("a folder");
+        let link = machine.path(link);
+        fs::create_dir_all(link.parent().expect("a folder")).expect("a folder");
+        // It is one of those that a host comes with.
+        let _ = fs::remove_dir(&link);
+        std::os::unix::fs::symlink(machine.path(to), &link).expect("a link");
+    }
+    machine.host.write_config(&data);
+    let installed = machine.run(&install());
+    assert_eq!(installed.status, Some(0), "{installed}");
+    let service = machine.read(SERVICE).expect("a service");
+    for folder in ["disk/data", "disk/config"] {
+        let folder = machine.path(folder).canonicalize().expect("a folder");
+        let line = format!("\nReadWritePaths=-{}\n", folder.display());
+        assert!(service.contains(&line), "{line} is not in {service}");
+    }
+}
+
 /// The real `crontab`, with a spool of its own.
 #[test]
 fn the_real_crontab_takes_the_block() {

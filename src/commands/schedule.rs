@@ -134,8 +134,12 @@ fn job(global: &Global, arguments: &ScheduleArgs, is_needed: bool) -> Result<Job
         } else {
             Some(text(&path)?)
         },
-        gitlab_writable: gitlab_writable(&config),
-        writable: writable(&config),
+        gitlab_writable: if arguments.packaged {
+            gitlab_writable(&config)
+        } else {
+            with_targets(gitlab_writable(&config))
+        },
+        writable: with_targets(writable(&config)),
         credentials: if arguments.packaged {
             Vec::new()
         } else {
@@ -159,9 +163,22 @@ fn gitlab_writable(config: &Config) -> Vec<PathBuf> {
     let above = above.filter(|folder| folder.parent().is_some());
     vec![
         above.unwrap_or(&gitlab.config_dir).to_owned(),
+        gitlab.config_dir.clone(),
         gitlab.data_dir.clone(),
         gitlab.install_dir.join("embedded/service/gitlab-rails/tmp"),
     ]
+}
+
+/// These folders, and those that they are links to: what is writable is decided where a link leads, and the backups
+/// of a small machine often lie on a disk of their own.
+fn with_targets(mut folders: Vec<PathBuf>) -> Vec<PathBuf> {
+    // One that is not there yet leads nowhere.
+    let targets: Vec<_> = folders
+        .iter()
+        .filter_map(|folder| fs::canonicalize(folder).ok())
+        .collect();
+    folders.extend(targets);
+    folders
 }
 
 /// Files named by a dotted key of the configuration, in the folders that are for them.
