@@ -7,6 +7,7 @@ mod crontab;
 mod files;
 mod installed;
 mod program;
+mod service;
 mod systemd;
 mod units;
 
@@ -20,7 +21,8 @@ use crate::report::{Status, rfc3339_or_null};
 
 pub use crate::schedule::calendar::Calendar;
 pub use crate::schedule::clock::await_clock;
-pub use crate::schedule::installed::installed;
+pub use crate::schedule::installed::{again, installed};
+pub use crate::schedule::service::Service;
 
 /// Who starts runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -41,6 +43,8 @@ pub struct Installed {
     pub calendar: Calendar,
     /// Why it would not start any: the timer is not enabled, the program is gone. In words, with the way out.
     pub faults: Vec<String>,
+    /// What systemd lets the runs do; none where cron starts them.
+    pub service: Option<Service>,
 }
 
 /// What is started, and what it needs.
@@ -198,6 +202,8 @@ pub fn install(
     if report.next_run.is_none() {
         return Err(format!("{calendar}: no such time comes any more"));
     }
+    // Only for a note: what cannot be asked hinders nothing.
+    let before = installed().ok().flatten().map(|before| before.calendar);
     match manager {
         Manager::Systemd => {
             systemd::install(job, calendar, &mut report)?;
@@ -215,6 +221,12 @@ pub fn install(
                 "the systemd timer would start runs, too: it is taken away",
             )?;
         }
+    }
+    let before = before.filter(|before| before != calendar);
+    if let Some(at) = before.and_then(|before| before.as_argument()) {
+        report.notes.push(format!(
+            "until now runs started at {at}; `schedule install --at '{at}'` brings that back"
+        ));
     }
     Ok(report)
 }

@@ -516,6 +516,47 @@ fn a_folder_that_is_a_link_is_writable_where_it_leads() {
     }
 }
 
+/// What the configuration names later, the service does not know; and other times than before are told.
+#[test]
+fn a_configuration_that_was_changed_is_missed_by_doctor() {
+    if !is_possible("a_configuration_that_was_changed_is_missed_by_doctor") {
+        return;
+    }
+    let machine = Machine::new(PROGRAM, Init::Systemd);
+    let folder = machine.path("metrics");
+    fs::create_dir(&folder).expect("a folder");
+    let schedule = |machine: &Machine| {
+        let checks = machine.run(&["doctor", "--offline", "--json"]).json()["checks"].clone();
+        let mut checks = checks.as_array().expect("checks").iter();
+        let check = checks.find(|check| check["check"] == "schedule");
+        let check = check.expect("a check").clone();
+        [
+            check["status"].clone(),
+            check["detail"].clone(),
+            check["hint"].clone(),
+        ]
+    };
+    let at = ["schedule", "install", "--at", "Mon 03:00"];
+    let installed = machine.run(&at);
+    assert_eq!(installed.status, Some(0), "{installed}");
+    assert_eq!(schedule(&machine)[0], "ok", "{:?}", schedule(&machine));
+    let config = machine.read("config.toml").expect("a configuration");
+    let file = folder.join("gitlab.prom");
+    let more = format!("[notify]\nmetrics_file = \"{}\"\n", file.display());
+    machine.host.write_config(&(config + &more));
+    let told = format!(
+        "the service was installed before the configuration named {}, and may not write there",
+        folder.display()
+    );
+    let way_out = "gitlab-pi-backup schedule install --at 'Mon *-*-* 03:00:00'";
+    assert_eq!(schedule(&machine), ["failed", &told, way_out]);
+    assert!(!machine.run(&at).out.contains("until now runs started"));
+    assert_eq!(schedule(&machine)[0], "ok", "{:?}", schedule(&machine));
+    let usual = machine.run(&install());
+    let note = "note: until now runs started at Mon *-*-* 03:00:00; `schedule install --at 'Mon *-*-* 03:00:00'`";
+    assert!(usual.out.contains(note), "{usual}");
+}
+
 /// The real `crontab`, with a spool of its own.
 #[test]
 fn the_real_crontab_takes_the_block() {

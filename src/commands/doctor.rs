@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::schedule::written;
 use super::setup::{Failure, Setup};
 use super::{ExitStatus, complain, fail, print, tell};
 use crate::cli::upkeep::DoctorArgs;
@@ -25,7 +26,7 @@ use crate::doctor::schedule::{Plan, Target};
 use crate::doctor::{Examination, Subject, examine};
 use crate::login;
 use crate::notify::{self, reachable, usable};
-use crate::schedule;
+use crate::schedule::{self, Installed, again};
 use crate::stop::{Stop, StopSignal};
 
 /// So long a stopped one may take to delete what it has stored.
@@ -50,7 +51,10 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
     let (examination, stopped) = Setup::carry_out(global, (config, Vec::new()), async |setup| {
         let now = Utc::now();
         let plan = schedule::installed().map(|installed| {
-            installed.map(|installed| Plan::of(&installed, &now.with_timezone(&Local)))
+            installed.map(|mut installed| {
+                installed.faults.extend(outdated(&installed, &path, &setup));
+                Plan::of(&installed, &now.with_timezone(&Local))
+            })
         });
         let subject = Subject {
             configuration: Configuration {
@@ -109,6 +113,15 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
     }
     let failed = ExitStatus::from(examination.error.is_some());
     Ok(stopped.unwrap_or(failed))
+}
+
+/// A fault if the service cannot write what the configuration, changed since, wants it to.
+fn outdated(installed: &Installed, path: &Path, setup: &Setup) -> Option<String> {
+    let path = absolute(path);
+    let config = (path != Path::new(DEFAULT_PATH)).then_some(path.as_path());
+    let again = again(&installed.calendar);
+    let service = installed.service.as_ref()?;
+    service.lacks(config, &written(setup), &again)
 }
 
 /// Who is told how a run ended, and whether each can be reached.

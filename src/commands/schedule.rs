@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Local, Utc};
 
-use super::setup::Failure;
+use super::setup::{Failure, Setup};
 use super::{ExitStatus, USAGE, tell};
 use crate::cli::Global;
 use crate::cli::upkeep::{ScheduleArgs, ScheduleCommand};
-use crate::config::{self, Config};
+use crate::config;
+use crate::gitlab::host;
+use crate::notify;
 use crate::schedule::{
     Calendar, Change, Credential, Job, Manager, Report, await_clock, install, must_be_root, remove,
     show, usual_manager,
@@ -37,7 +39,7 @@ pub fn run(global: &Global, arguments: &ScheduleCommand) -> Result<ExitStatus, F
         }
         ScheduleCommand::Install(arguments) => {
             let calendar = calendar(arguments)?;
-            must_be_root("install").map_err(host)?;
+            must_be_root("install").map_err(host_failure)?;
             let manager = manager(arguments, &calendar)?;
             let job = job(global, arguments, true)?;
             install(&job, &calendar, manager, now).map(|mut report| {
@@ -51,7 +53,7 @@ pub fn run(global: &Global, arguments: &ScheduleCommand) -> Result<ExitStatus, F
                 (_, true) => Some(Manager::Cron),
                 _ => None,
             };
-            must_be_root("remove").map_err(host)?;
+            must_be_root("remove").map_err(host_failure)?;
             remove(only)
         }
         ScheduleCommand::AwaitClock => {
@@ -66,13 +68,13 @@ pub fn run(global: &Global, arguments: &ScheduleCommand) -> Result<ExitStatus, F
             Ok(Report::new("await_clock"))
         }
     };
-    let report = report.map_err(host)?;
+    let report = report.map_err(host_failure)?;
     tell(global, &report, || text(&report, now));
     Ok(0)
 }
 
 /// What the machine does not let us do.
-fn host(message: String) -> Failure {
+fn host_failure(message: String) -> Failure {
     (1, message)
 }
 
@@ -85,7 +87,7 @@ fn manager(arguments: &ScheduleArgs, calendar: &Calendar) -> Result<Manager, Fai
     let manager = match (arguments.systemd || arguments.packaged, arguments.cron) {
         (true, _) => Manager::Systemd,
         (_, true) => Manager::Cron,
-        _ => usual_manager().map_err(host)?,
+        _ => usual_manager().map_err(host_failure)?,
     };
     if manager == Manager::Cron {
         let lines = calendar.to_cron();
@@ -135,11 +137,11 @@ fn job(global: &Global, arguments: &ScheduleArgs, is_needed: bool) -> Result<Job
             Some(text(&path)?)
         },
         gitlab_writable: if arguments.packaged {
-            gitlab_writable(&config)
+            gitlab_writable(&config.gitlab)
         } else {
-            with_targets(gitlab_writable(&config))
+            with_targets(gitlab_writable(&config.gitlab))
         },
-        writable: with_targets(writable(&config)),
+        writable: with_targets(writable(&config.notify, config.report_file.as_deref())),
         credentials: if arguments.packaged {
             Vec::new()
         } else {
@@ -150,15 +152,14 @@ fn job(global: &Global, arguments: &ScheduleArgs, is_needed: bool) -> Result<Job
 }
 
 /// Where a run writes for others: their folders, since it replaces files whole.
-fn writable(config: &Config) -> Vec<PathBuf> {
-    let files = [&config.notify.metrics_file, &config.report_file];
+fn writable(notify: &notify::Settings, report_file: Option<&Path>) -> Vec<PathBuf> {
+    let files = [notify.metrics_file.as_deref(), report_file];
     let folders = files.into_iter().flatten().filter_map(|file| file.parent());
     folders.map(Path::to_owned).collect()
 }
 
 /// Where GitLab's commands put archives, with the folder they make if it is missing, and their lock.
-fn gitlab_writable(config: &Config) -> Vec<PathBuf> {
-    let gitlab = &config.gitlab;
+fn gitlab_writable(gitlab: &host::Settings) -> Vec<PathBuf> {
     let above = gitlab.config_dir.parent();
     let above = above.filter(|folder| folder.parent().is_some());
     vec![
@@ -167,6 +168,14 @@ fn gitlab_writable(config: &Config) -> Vec<PathBuf> {
         gitlab.data_dir.clone(),
         gitlab.install_dir.join("embedded/service/gitlab-rails/tmp"),
     ]
+}
+
+/// Every folder that a run writes to.
+pub(super) fn written(setup: &Setup) -> Vec<PathBuf> {
+    let mut folders = gitlab_writable(&setup.gitlab);
+    folders.extend(writable(&setup.notify, setup.report_file.as_deref()));
+    folders.push(setup.state.path().to_owned());
+    folders
 }
 
 /// These folders, and those that they are links to: what is writable is decided where a link leads, and the backups

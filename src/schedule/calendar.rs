@@ -64,6 +64,22 @@ impl Calendar {
         Ok(Calendar { rules })
     }
 
+    /// When runs start unless other times are given.
+    pub fn usual() -> Calendar {
+        let rule = Rule {
+            weekdays: [2, 5].into_iter().collect(),
+            hours: Set::range(4, 4),
+            ..Rule::daily()
+        };
+        Calendar { rules: vec![rule] }
+    }
+
+    /// In one word that [`Calendar::parse`] takes; none if it takes several.
+    pub fn as_argument(&self) -> Option<String> {
+        let one = |mut lines: Vec<String>| lines.pop().filter(|_| lines.is_empty());
+        one(self.to_systemd()).or_else(|| one(self.to_cron().ok()?))
+    }
+
     /// Both: what is in one of them.
     #[must_use]
     pub fn and(mut self, other: Calendar) -> Calendar {
@@ -261,6 +277,22 @@ mod tests {
         let calendar = parsed(text);
         let rules = calendar.rules.iter();
         rules.filter_map(|rule| rule.next(&utc(now))).min()
+    }
+
+    #[test]
+    fn an_installed_calendar_can_be_given_again() {
+        assert_eq!(parsed("Wed,Sat 04:00"), Calendar::usual());
+        for (text, argument) in [
+            ("daily", Some("*-*-* 00:00:00")),
+            ("0 4 1 * 1", Some("0 4 1 * 1")),
+        ] {
+            let calendar = parsed(text);
+            assert_eq!(calendar.as_argument().as_deref(), argument);
+            assert_eq!(argument.map(parsed), Some(calendar));
+        }
+        let several = parsed("Mon 03:00").and(parsed("Tue 05:00"));
+        assert_eq!(several.as_argument(), None);
+        assert_eq!(Calendar::default().as_argument(), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::calendar::Calendar;
 use super::crontab::{self, Crontab};
 use super::files::ours;
 use super::program::run;
+use super::service::Service;
 use super::units::{SERVICE, TIMER};
 use super::{Installed, Manager};
 use crate::gitlab::host::has_program;
@@ -19,6 +20,14 @@ const BOOTED: &str = "/run/systemd/system";
 /// So long for an answer.
 const NOT_LONG: Duration = Duration::from_secs(5);
 const AGAIN: &str = "gitlab-pi-backup schedule install";
+
+/// How to install it once more at the same times: without being told them it would take the usual ones.
+pub fn again(calendar: &Calendar) -> String {
+    match calendar.as_argument() {
+        Some(at) if *calendar != Calendar::usual() => format!("{AGAIN} --at '{at}'"),
+        _ => AGAIN.to_owned(),
+    }
+}
 
 /// What systemd says of our units.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -36,6 +45,7 @@ pub(super) struct Timer {
     pub(super) calendars: Vec<String>,
     /// The program that the service starts.
     pub(super) program: Option<String>,
+    service: Service,
 }
 
 /// Whether systemd runs this machine.
@@ -88,7 +98,7 @@ impl Timer {
     /// Asks systemd.
     pub(super) fn ask() -> Result<Timer, String> {
         let properties = "--property=Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,\
-            TimersCalendar,ExecStart";
+            TimersCalendar,ExecStart,ProtectSystem,ReadWritePaths,StateDirectory";
         let arguments = ["show", TIMER, SERVICE, properties, "--no-pager"];
         let ended = run("systemctl", &arguments, None, NOT_LONG)?;
         if !ended.status.success() {
@@ -113,6 +123,7 @@ impl Timer {
                 let path = started.split_once("path=").map(|(_, rest)| rest);
                 let path = path.and_then(|rest| rest.split(" ;").next());
                 timer.program = path.map(|path| path.trim().to_owned());
+                timer.service = Service::parse(value);
                 continue;
             }
             timer.is_loaded = value("LoadState") == Some("loaded");
@@ -165,14 +176,16 @@ impl Timer {
         }
         match &self.program {
             None => faults.push(format!(
-                "{SERVICE} is not there, or starts nothing\n  {AGAIN}"
+                "{SERVICE} is not there, or starts nothing\n  {}",
+                again(&calendar)
             )),
-            Some(program) => faults.extend(not_runnable(program, SERVICE)),
+            Some(program) => faults.extend(not_runnable(program, SERVICE, &again(&calendar))),
         }
         Some(Installed {
             manager: Manager::Systemd,
             calendar,
             faults,
+            service: Some(self.service.clone()),
         })
     }
 }
@@ -208,26 +221,33 @@ fn judge(text: &[u8]) -> Option<Installed> {
             "the block in root's crontab starts nothing\n  {AGAIN} --cron"
         ));
     }
-    for (when, command) in lines.iter().filter_map(|line| crontab::understand(line)) {
-        calendar = calendar.and(when);
+    let starts: Vec<_> = lines
+        .iter()
+        .filter_map(|line| crontab::understand(line))
+        .collect();
+    for (when, _) in &starts {
+        calendar = calendar.and(when.clone());
+    }
+    for (_, command) in starts {
         let program = crontab::program(command);
         // What is found by cron's PATH, or behind another command, is not ours to judge.
         if program.starts_with('/') {
-            faults.extend(not_runnable(&program, "root's crontab"));
+            faults.extend(not_runnable(&program, "root's crontab", &again(&calendar)));
         }
     }
     Some(Installed {
         manager: Manager::Cron,
         calendar,
         faults,
+        service: None,
     })
 }
 
 /// A fault if the program cannot be started.
-fn not_runnable(program: &str, by: &str) -> Option<String> {
+fn not_runnable(program: &str, by: &str, again: &str) -> Option<String> {
     let path = Path::new(program);
     let good = path.is_file() && access(path, Access::EXEC_OK).is_ok();
-    (!good).then(|| format!("{by} starts {program}, which is not there, or no program\n  {AGAIN}"))
+    (!good).then(|| format!("{by} starts {program}, which is not there, or no program\n  {again}"))
 }
 
 #[cfg(test)]
@@ -255,8 +275,10 @@ mod tests {
                 "*-*-01 12:00:00".to_owned(),
             ],
             program: Some("/usr/bin/gitlab-pi-backup".to_owned()),
+            service: timer.service.clone(),
         };
         assert_eq!(timer, expected);
+        assert_ne!(timer.service, Service::default());
         let missing = "Id=gitlab-pi-backup.timer\nLoadState=not-found\nActiveState=inactive\nUnitFileState=\n";
         assert!(Timer::parse(missing).judge().is_none());
         assert_eq!(Timer::parse(""), Timer::default());

@@ -128,6 +128,7 @@ fn command(job: &Job, arguments: &str) -> String {
 fn service(job: &Job) -> String {
     let (program, run) = (argument(&job.program), command(job, "run"));
     let (state, secrets, writable) = (state(job), secrets(job), writable(job, &GITLAB));
+    let make_state = make_state(job);
     format!(
         "[Unit]\n\
          Description=Back up GitLab and bring the backup to every destination\n\
@@ -142,7 +143,7 @@ fn service(job: &Job) -> String {
          # waits for nobody or, where somebody made it wait, for ever. This takes whatever sets the clock (timesyncd,\n\
          # chrony, ntpsec), at most three minutes, and lets the run begin in any case.\n\
          ExecStartPre=-{program} schedule await-clock\n\
-         ExecStart={run}\n\
+         {make_state}ExecStart={run}\n\
          # Stopped by systemd itself, after it left everything as the next run needs it. A run that was done in part\n\
          # (3) or that found another one at work (4) is left to show up in `systemctl --failed`: timers send no mail.\n\
          SuccessExitStatus=143\n\
@@ -242,6 +243,15 @@ fn state(job: &Job) -> &'static str {
     }
 }
 
+/// Elsewhere it does not: what is missing when the service starts cannot be written to, either.
+fn make_state(job: &Job) -> String {
+    if job.state_dir == Path::new(STATE_DIR) {
+        return String::new();
+    }
+    let folder = argument(&job.state_dir.display().to_string());
+    format!("ExecStartPre=+-/bin/mkdir -p -m 0700 {folder}\n")
+}
+
 const SANDBOX: &str = "ProtectSystem=strict\n\
     # Not hidden: archives, tokens and this program may lie in a home.\n\
     ProtectHome=read-only\n\
@@ -333,6 +343,7 @@ mod tests {
         for line in [
             "ExecStartPre=-\"/opt/a b/50%%$$x\" schedule await-clock",
             "ExecStart=\"/opt/a b/50%%$$x\" -c /etc/other.toml run",
+            "ExecStartPre=+-/bin/mkdir -p -m 0700 /srv/state",
             "LoadCredential=destinations.dropbox.refresh_token:/etc/x/credentials/destinations.dropbox.refresh_token",
             "ReadWritePaths=-/var/opt/gitlab",
             "ReadWritePaths=-/etc/gitlab",
