@@ -3,6 +3,7 @@
 
 pub mod completions;
 pub mod doctor;
+mod known;
 pub mod list;
 pub mod login;
 pub mod man;

@@ -5,19 +5,17 @@ use std::path::Path;
 use chrono::Local;
 use serde::Serialize;
 
+use super::known::Found;
 use super::setup::{Failure, Setup};
 use super::{ExitStatus, USAGE, print, tell};
 use crate::archive::ArchiveKind;
 use crate::cli::Global;
 use crate::cli::upkeep::ReportArgs;
 use crate::destination::{Destination, Settings};
-use crate::history::past::{rehearsals, runs};
-use crate::history::read_and_count_damage;
 use crate::page::{self, Facts};
 use crate::report::Status;
-use crate::schedule;
 use crate::state::StateDir;
-use crate::status::{Known, judge};
+use crate::status::judge;
 use crate::units::Size;
 
 /// What `--json` shows.
@@ -41,11 +39,9 @@ pub fn run(global: &Global, arguments: &ReportArgs) -> Result<ExitStatus, Failur
     }
     let (config, _) = Setup::load(global, &[])?;
     let destinations = config.destinations.iter();
-    let destinations =
-        destinations.map(|known: &Settings| (known.name.clone(), known.kinds().to_vec()));
     let html = html(
         &StateDir::new(&config.state_dir),
-        &destinations.collect::<Vec<_>>(),
+        destinations.map(|known: &Settings| (known.name.as_str(), known.kinds())),
     );
     if to_output {
         print(&html);
@@ -76,41 +72,31 @@ pub(super) fn refresh(setup: &Setup) {
         return;
     };
     let destinations = setup.destinations.iter();
-    let destinations =
-        destinations.map(|known: &Destination| (known.name().to_owned(), known.kinds().to_vec()));
-    let html = html(&setup.state, &destinations.collect::<Vec<_>>());
+    let html = html(
+        &setup.state,
+        destinations.map(|known: &Destination| (known.name(), known.kinds())),
+    );
     if let Err(error) = page::write(path, &html) {
         tracing::warn!("{error}");
     }
 }
 
-fn html(state: &StateDir, destinations: &[(String, Vec<ArchiveKind>)]) -> String {
+fn html<'a>(
+    state: &StateDir,
+    destinations: impl Iterator<Item = (&'a str, &'a [ArchiveKind])>,
+) -> String {
     let now = Local::now();
-    let (entries, history) = match read_and_count_damage(state) {
-        Ok((entries, damaged)) => (entries, Ok(damaged)),
-        Err(error) => {
-            let folder = state.path().display();
-            let error =
-                format!("reading the history in {folder}: {error}\n  make the page as root");
-            (Vec::new(), Err(error))
-        }
-    };
-    let (schedule, schedule_error) = match schedule::installed() {
-        Ok(schedule) => (schedule, None),
-        Err(error) => (None, Some(error)),
-    };
-    let known = Known {
-        runs: &runs(&entries),
-        rehearsals: &rehearsals(&entries),
-        destinations,
-        schedule: schedule.as_ref(),
-        max_age: None,
-    };
+    let found = Found::look(state, destinations);
+    let known = found.known(None);
+    let history = found.history.as_ref().map(|(_, damaged)| *damaged);
     let facts = Facts {
         health: &judge(&known, now.to_utc()),
         known: &known,
-        history,
-        schedule_error,
+        history: history.map_err(|error| {
+            let folder = state.path().display();
+            format!("reading the history in {folder}: {error}\n  make the page as root")
+        }),
+        schedule_error: found.schedule.as_ref().err().cloned(),
     };
     page::html(&facts, &now)
 }

@@ -8,19 +8,20 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::known::Found;
 use super::setup::{Failure, Setup};
 use super::{ExitStatus, USAGE, print, tell};
 use crate::catalog::Catalog;
 use crate::cli::Global;
 use crate::cli::upkeep::StatusArgs;
 use crate::config::Config;
+use crate::history::is_end_damaged;
 use crate::history::past::{rehearsals, runs};
-use crate::history::{is_end_damaged, read_and_count_damage};
 use crate::report::Status;
 use crate::restore;
-use crate::schedule::{self, Installed};
+use crate::schedule::Installed;
 use crate::state::StateDir;
-use crate::status::{Health, Known, judge, judge_stored};
+use crate::status::{Health, judge, judge_stored};
 use crate::units::{Size, Span};
 
 /// What monitoring knows as "critical" and "unknown".
@@ -77,26 +78,13 @@ pub fn unknown(message: &str) -> ExitStatus {
 
 fn look(global: &Global, arguments: &StatusArgs, now: DateTime<Utc>) -> Result<Report, Failure> {
     let (config, selected) = Setup::load(global, &[])?;
-    let destinations: Vec<_> = config
-        .destinations
-        .iter()
-        .map(|settings| (settings.name.clone(), settings.kinds().to_vec()))
-        .collect();
     let state = StateDir::new(&config.state_dir);
-    let past = read_and_count_damage(&state);
-    let (entries, damaged) = match &past {
-        Ok((entries, damaged)) => (entries.as_slice(), *damaged),
-        Err(_) => (&[][..], 0),
-    };
-    let (runs, rehearsals) = (runs(entries), rehearsals(entries));
-    let asked = schedule::installed();
-    let known = Known {
-        runs: &runs,
-        rehearsals: &rehearsals,
-        destinations: &destinations,
-        schedule: asked.as_ref().ok().and_then(Option::as_ref),
-        max_age: arguments.max_age.map(|span| span.0),
-    };
+    let destinations = config.destinations.iter();
+    let found = Found::look(
+        &state,
+        destinations.map(|settings| (settings.name.as_str(), settings.kinds())),
+    );
+    let known = found.known(arguments.max_age.map(|span| span.0));
     let mut is_blind = false;
     let mut health = if arguments.remote {
         let (catalogs, errors) = ask(global, (config, selected))?;
@@ -117,7 +105,7 @@ fn look(global: &Global, arguments: &StatusArgs, now: DateTime<Utc>) -> Result<R
     } else {
         judge(&known, now)
     };
-    match past {
+    match &found.history {
         Err(error) => {
             let folder = state.path().display();
             let why = format!("reading the history in {folder}: {error}; run this as root");
@@ -129,15 +117,15 @@ fn look(global: &Global, arguments: &StatusArgs, now: DateTime<Utc>) -> Result<R
                 health.add_reason(why);
             }
         }
-        Ok((entries, _)) => {
+        Ok((entries, damaged)) => {
             let of = |command: &str| {
                 entries
                     .iter()
                     .filter(|entry| entry["command"] == command)
                     .count()
             };
-            let odd = (of("run") - runs.len())
-                + (of("rehearse") - rehearsals.len())
+            let odd = (of("run") - found.runs.len())
+                + (of("rehearse") - found.rehearsals.len())
                 + entries.iter().filter(|entry| !entry.is_object()).count();
             let is_end =
                 is_end_damaged(&state).unwrap_or(true) || entries.last().is_some_and(is_odd);
@@ -152,7 +140,7 @@ fn look(global: &Global, arguments: &StatusArgs, now: DateTime<Utc>) -> Result<R
     if let Some(why) = restore::unfinished(&state) {
         health.add_reason(one_line(&why));
     }
-    note_schedule(&mut health, &asked);
+    note_schedule(&mut health, &found.schedule);
     let error = health.reasons.first().cloned();
     Ok(Report {
         command: "status",
