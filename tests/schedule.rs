@@ -588,4 +588,14 @@ fn the_real_crontab_takes_the_block() {
     let removed = machine.run(&remove());
     assert_eq!(removed.status, Some(0), "{removed}");
     assert!(machine.read("spool/crontabs/root").is_none());
+    // It takes no line without an end; one that got there by another way keeps nobody from removing the block.
+    machine.write("spool/crontabs/root", "1 1 * * * other");
+    assert_eq!(machine.run(&install()).status, Some(0));
+    let removed = machine.run(&remove());
+    assert_eq!(removed.status, Some(0), "{removed}");
+    let text = machine.read("spool/crontabs/root").expect("a crontab");
+    assert!(
+        text.contains("1 1 * * * other") && !text.contains("gitlab-pi-backup"),
+        "{text}"
+    );
 }

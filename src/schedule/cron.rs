@@ -84,13 +84,25 @@ pub(super) fn remove(report: &mut Report, note: &str) -> Result<(), String> {
     if crontab.others.is_empty() {
         check(&run("crontab", &["-r"], None, NOT_LONG)?)?;
     } else {
-        write(&crontab.others)?;
+        give_back(crontab.others)?;
     }
     report.file(CRONTAB, None, Change::Removed);
     if !note.is_empty() {
         report.notes.push(note.to_owned());
     }
     Ok(())
+}
+
+/// As it was before the block came. Debian's cron does not take a last line without an end, although it shows one that
+/// got there by another way.
+fn give_back(mut others: Vec<u8>) -> Result<(), String> {
+    match write(&others) {
+        Err(_) if !others.ends_with(b"\n") => {
+            others.push(b'\n');
+            write(&others)
+        }
+        written => written,
+    }
 }
 
 fn write(text: &[u8]) -> Result<(), String> {
