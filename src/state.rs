@@ -205,8 +205,7 @@ pub fn create(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
 }
 
 fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file =
-        private_file(OpenOptions::new().write(true).create(true).truncate(true)).open(path)?;
+    let mut file = newly_made(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -258,17 +257,38 @@ fn unfinished(path: &Path) -> io::Result<(PathBuf, File)> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = PathBuf::from(new);
-    match fs::remove_file(&new) {
+    let file = newly_made(&new)?;
+    Ok((new, file))
+}
+
+/// A file that was not there before: one that an earlier attempt, or somebody else, left has their mode and owner.
+fn newly_made(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let file = private_file(OpenOptions::new().write(true).create_new(true)).open(&new)?;
-    Ok((new, file))
+    private_file(OpenOptions::new().write(true).create_new(true)).open(path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lies_in_the_way_does_not_open_a_secret_to_others() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("dropbox.token");
+        for write in [replace, create] {
+            let left = dir.path().join("dropbox.new");
+            fs::write(&left, "left").expect("a file");
+            fs::set_permissions(&left, Permissions::from_mode(0o666)).expect("a mode");
+            let _ = fs::remove_file(&path);
+            write(&path, "secret").expect("a file");
+            let metadata = fs::metadata(&path).expect("metadata");
+            assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+            assert!(!left.exists());
+        }
+    }
 
     #[tokio::test]
     async fn the_lock_excludes_a_second_run_until_it_is_dropped() {
