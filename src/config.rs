@@ -1,8 +1,8 @@
 //! The configuration file: finds it, checks it, and gathers the settings that each part declares.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +21,9 @@ use crate::units::{MIB, Rate, Size, Span};
 
 /// Used when neither `-c` nor the environment names another.
 pub const DEFAULT_PATH: &str = "/etc/gitlab-pi-backup/config.toml";
+
+/// A longer file is something else, or has no end; bytes.
+const LONGEST: u64 = MIB;
 
 /// The largest body Dropbox takes is 150 MiB; this is the largest multiple of a block below it.
 const LARGEST_CHUNK: u64 = 148 * MIB;
@@ -167,7 +170,7 @@ pub fn look(path: &Path) -> Look {
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
-    fs::read_to_string(path).map_err(|error| {
+    read(path).map_err(|error| {
         let way_out = match error.kind() {
             io::ErrorKind::NotFound => {
                 "let `sudo gitlab-pi-backup login` write one, write one as config.example.toml shows, or name \
@@ -181,6 +184,16 @@ fn text_of(path: &Path) -> Result<String, String> {
             path.display()
         )
     })
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = File::open(path)?;
+    file.take(LONGEST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LONGEST {
+        return Err(io::Error::other("it is too long to be one"));
+    }
+    Ok(text)
 }
 
 /// What the text says, and what is wrong with it.

@@ -86,6 +86,7 @@ fn a_file_that_cannot_be_read() {
         ("loop", "symbolic links"),
         ("file/below", "Not a directory"),
         ("latin1", "UTF-8"),
+        ("/dev/zero", "too long"),
     ] {
         let path = host.path(name).display().to_string();
         let ended = host.run(&format!("run -c {path}"));

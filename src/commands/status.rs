@@ -224,7 +224,8 @@ fn note_schedule(health: &mut Health, asked: &Result<Option<Installed>, String>)
 fn one_line(text: &str) -> String {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let text = lines.collect::<Vec<_>>().join("; ");
-    let text = text.replace('|', "/");
+    // What ends in a colon goes on in the next line.
+    let text = text.replace(":; ", ": ").replace('|', "/");
     text.chars()
         .filter(|c| !c.is_control())
         .take(LONGEST_LINE)
@@ -342,6 +343,10 @@ mod tests {
     #[test]
     fn nothing_in_a_plugin_line_means_what_it_should_not() {
         assert_eq!(one_line("a | b\n  c\u{1b}[0m\r\n\n"), "a / b; c[0m");
+        assert_eq!(
+            one_line("2 faults:\n  this\n  that"),
+            "2 faults: this; that"
+        );
         assert_eq!(one_line(&"x".repeat(5_000)).len(), LONGEST_LINE);
     }
 }
