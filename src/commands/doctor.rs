@@ -40,7 +40,8 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
     if arguments.as_cron {
         return as_cron(global, arguments);
     }
-    let path = config::path(global.config.clone());
+    // Who may change the folder it lies in matters, too.
+    let path = absolute(&config::path(global.config.clone()));
     let Look {
         config,
         unreadable,
@@ -117,8 +118,7 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
 
 /// A fault if the service cannot write what the configuration, changed since, wants it to.
 fn outdated(installed: &Installed, path: &Path, setup: &Setup) -> Option<String> {
-    let path = absolute(path);
-    let config = (path != Path::new(DEFAULT_PATH)).then_some(path.as_path());
+    let config = (path != Path::new(DEFAULT_PATH)).then_some(path);
     let again = again(&installed.calendar);
     let service = installed.service.as_ref()?;
     service.lacks(config, &written(setup), &again)

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::support::dropbox::{Fault, Moment, Options, StallAt, What};
 use super::support::host::{Ended, Host};
 use super::{
-    PROGRAM, change_config, doctor, failed, healthy, is_root, plain, script, skip, unchanged,
+    PROGRAM, change_config, doctor, failed, healthy, is_root, mode, plain, script, skip, unchanged,
 };
 
 const MARKED: &str = "MARKED-password-a1B2c3D4e5F6";
@@ -227,4 +227,23 @@ fn a_signal_ends_it() {
         assert_eq!(document["status"], "failed");
         assert_eq!(document["error"], "stopped by SIGTERM");
     }
+}
+
+/// However the configuration is named, who may change its folder decides what is run.
+#[test]
+fn a_configuration_that_is_named_from_its_folder() {
+    if !is_root() {
+        return;
+    }
+    let (_dropbox, host) = healthy(Options::default());
+    mode(host.root(), 0o777);
+    let mut command = host.command("-c config.toml doctor --offline --json");
+    let output = command.current_dir(host.root()).output();
+    let ended: Ended = output.expect("the program runs").into();
+    let told = "/host can be changed by others (mode 0777), and with it what is run as root\n=> chmod go-w /host\n";
+    assert_eq!(
+        failed(&host, &ended),
+        [("permissions".to_owned(), told.to_owned())],
+        "{ended}"
+    );
 }
