@@ -181,6 +181,16 @@ fn crypto_provider() -> CryptoProvider {
 impl Line {
     /// Sends a request and reads the whole reply. `action` says what it is for in an error.
     pub async fn send(&self, action: &str, request: Request) -> Result<Reply, Error> {
+        self.exchange(action, request, true).await
+    }
+
+    /// Like [`Line::send`], but what comes behind the head of the reply is not read; its status.
+    pub async fn tell(&self, action: &str, request: Request) -> Result<u16, Error> {
+        let reply = self.exchange(action, request, false).await?;
+        Ok(reply.status)
+    }
+
+    async fn exchange(&self, action: &str, request: Request, whole: bool) -> Result<Reply, Error> {
         let meter = Arc::new(Meter::default());
         let (body, body_len) = match request.body {
             Payload::Bytes(bytes) => {
@@ -209,6 +219,14 @@ impl Line {
             let (status, headers) = (response.status().as_u16(), response.headers().clone());
             if let (Some(lag), Ok(mut clock)) = (lag(&headers, Utc::now()), self.clock.lock()) {
                 *clock = Some(lag);
+            }
+            if !whole {
+                let body = Vec::new();
+                return Ok(Some(Reply {
+                    status,
+                    headers,
+                    body,
+                }));
             }
             // A part of an archive: grown piece by piece it would take twice its length.
             let stated = response.content_length().unwrap_or(0);

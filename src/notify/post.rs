@@ -14,7 +14,7 @@ use crate::retry::{Patience, Pause, retry};
 const TRIES: u32 = 3;
 
 /// Sends `body`, and takes every reply of success for one. `what` names the target by its kind: its address is
-/// a secret, and nothing of what it answers but the status is repeated, as it may repeat the address.
+/// a secret, and nothing of what it answers but the status is read, as it may repeat the address or never end.
 pub async fn post(
     http: &Http,
     what: &str,
@@ -32,8 +32,7 @@ pub async fn post(
             body: body.clone(),
             reply_wait: http.stall(),
         };
-        let reply = line.send(&action, request).await?;
-        judge(&action, reply.status)
+        judge(&action, line.tell(&action, request).await?)
     })
     .await
 }
