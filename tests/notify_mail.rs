@@ -178,6 +178,8 @@ fn scenes() -> Vec<Scene> {
             "the server answered 452 4.3.1 full",
         ),
         implicit(Trouble::RefuseOnce("MAIL", "451 4.7.1 try again"), ""),
+        // It has the mail.
+        implicit(Trouble::Hang("QUIT"), ""),
         implicit(
             Trouble::Hang("MAIL"),
             "the server did not answer within 2s\nis the server up?",
@@ -241,7 +243,7 @@ fn play((security, login, trouble, words): Scene) {
     }
     assert_eq!(
         (ended.status, server.mails().len()),
-        (Some(1), 0),
+        (Some(3), 0),
         "{scene}"
     );
     let expected = format!(
@@ -285,7 +287,7 @@ fn tls_that_is_not_trusted_or_not_spoken_is_refused() {
     host.set("SSL_CERT_FILE", other.ca_file());
     let ended = host.run("notify test");
     assert!(
-        ended.status == Some(1)
+        ended.status == Some(3)
             && ended
                 .out
                 .contains("the server's certificate is not trusted"),
@@ -308,10 +310,28 @@ fn tls_that_is_not_trusted_or_not_spoken_is_refused() {
         ));
         let ended = host.run("notify test");
         assert!(
-            ended.status == Some(1) && ended.out.contains(words),
+            ended.status == Some(3) && ended.out.contains(words),
             "{ended}"
         );
     }
+}
+
+#[test]
+fn an_empty_password_is_told_before_anything_is_said() {
+    let server = MailServer::start(Security::Implicit, Some(LOGIN), Trouble::None);
+    let (_dropbox, mut host) = machine(&format!(
+        "to = \"a@b.org\", from = \"c@d.org\", smtp = \"{}\", username = \"u\"",
+        server.url()
+    ));
+    host.set("SSL_CERT_FILE", server.ca_file());
+    host.set("GITLAB_PI_BACKUP_NOTIFY__EMAIL__PASSWORD", "");
+    let ended = host.run("notify test");
+    let told = "email       FAILED  using `notify.email.password`: it takes exactly one line\n";
+    assert!(
+        ended.status == Some(3) && ended.out.starts_with(told),
+        "{ended}"
+    );
+    assert_eq!(server.said_under_tls(), [""; 0]);
 }
 
 #[test]
@@ -327,7 +347,7 @@ fn a_password_file_is_for_root_alone_and_holds_a_password() {
         fs::write(&path, text).expect("the password");
         let ended = host.run("notify test");
         assert!(
-            ended.status == Some(1) && ended.out.contains(told) && ended.out.contains(words),
+            ended.status == Some(3) && ended.out.contains(told) && ended.out.contains(words),
             "{ended}"
         );
         assert!(!format!("{ended}").contains("MARKED"));
@@ -468,7 +488,7 @@ fn a_mail_system_that_is_missing_fails_or_hangs_is_told() {
         let told = "email       FAILED  sending the mail by sendmail: there is no sendmail on this machine\n\
                     \u{20}                   install a mail system (apt-get install msmtp-mta, or postfix), or name a mail server \
                     in `notify.email.smtp`\n";
-        assert_eq!((ended.status, ended.out.as_str()), (Some(1), told));
+        assert_eq!((ended.status, ended.out.as_str()), (Some(3), told));
     }
     for (body, told) in [
         (
@@ -491,7 +511,7 @@ fn a_mail_system_that_is_missing_fails_or_hangs_is_told() {
         let ended = host.run("notify test");
         assert!(begun.elapsed() < Duration::from_secs(10), "{body}");
         assert!(
-            ended.status == Some(1) && ended.out.contains(told),
+            ended.status == Some(3) && ended.out.contains(told),
             "{body}: {ended}"
         );
     }

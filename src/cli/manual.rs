@@ -88,7 +88,6 @@ pub const EXITS: &[Exit] = &[
         &["report", "man"],
         "what is to be written could not be",
     ),
-    told("1", &["notify"], "nobody could be told"),
     told(
         "2",
         &[],
@@ -134,7 +133,7 @@ pub const EXITS: &[Exit] = &[
         &["status"],
         "only with --nagios: unknown, as the configuration, the history or a destination could not be read",
     ),
-    told("3", &["notify"], "some could be told, others not"),
+    told("3", &["notify"], "somebody could not be told"),
     told(
         "4",
         &["run", "prune", "restore"],

@@ -24,6 +24,8 @@ use crate::units::Span;
 
 /// A longer file is no password, in bytes.
 const LONGEST_PASSWORD: u64 = 4096;
+/// Whoever has done its work need not wait longer for a last word.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Sends a mail; what may succeed at a second try gets one.
 pub async fn send(
@@ -39,8 +41,8 @@ pub async fn send(
             let (mut connection, secrets) = log_in(http, &action, server, step).await?;
             let sent = connection.send(letter.envelope(), &bytes).await;
             sent.map_err(|error| told(&action, &error, &secrets))?;
-            // It has the mail; how it says goodbye is its own affair.
-            let _ = connection.quit().await;
+            // It has the mail; how it says goodbye, and whether, is its own affair.
+            let _ = timeout(GOODBYE, connection.quit()).await;
             Ok(())
         };
         bounded(&action, step * 2, talk).await
@@ -53,7 +55,7 @@ pub async fn reach(http: &Http, server: &Server, step: Duration) -> Result<(), E
     let action = format!("logging in at {}:{}", server.host, server.port);
     let talk = async {
         let (mut connection, _) = log_in(http, &action, server, step).await?;
-        let _ = connection.quit().await;
+        let _ = timeout(GOODBYE, connection.quit()).await;
         Ok(())
     };
     bounded(&action, step * 2, talk).await
@@ -131,7 +133,15 @@ fn hello() -> (ClientId, String) {
 }
 
 fn password(login: &Login) -> Result<SecretString, Error> {
+    let bad = |text: &str| text.is_empty() || text.contains(['\r', '\n', '\0']);
     let path = match &login.password {
+        Password::Given(password) if bad(password.expose_secret()) => {
+            let reply = "it takes exactly one line";
+            let action = "using `notify.email.password`";
+            return Err(
+                Error::new(ErrorKind::Invalid, action, reply).hint("set it, or leave it out")
+            );
+        }
         Password::Given(password) => return Ok(password.clone()),
         Password::File(path) => path,
     };
@@ -147,7 +157,6 @@ fn password(login: &Login) -> Result<SecretString, Error> {
             failed(&error.to_string()).hint("write it there, in a line by itself, and chmod 600")
         })?;
     let password = SecretString::from(text.trim_end_matches(['\r', '\n']));
-    let bad = |text: &str| text.is_empty() || text.contains(['\r', '\n', '\0']);
     if bad(password.expose_secret()) {
         return Err(failed("it takes exactly one line"));
     }
