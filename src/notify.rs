@@ -26,6 +26,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
+use crate::archive::ArchiveKind;
 use crate::error::{Error, ErrorKind};
 use crate::history::past::{self, PastRun};
 use crate::http::Http;
@@ -99,6 +100,9 @@ pub struct Notifier {
     http: Option<Http>,
 }
 
+/// The configured destinations by their names, and the kinds that each gets.
+pub type Destinations = [(String, Vec<ArchiveKind>)];
+
 /// What a target is told.
 type Telling<'a> = (Target, LocalBoxFuture<'a, Result<String, Error>>);
 
@@ -129,11 +133,11 @@ impl Notifier {
     }
 
     /// Tells of a run that came to an end, and adds that as a step to its report. `history` is what was
-    /// recorded before it, `log` the end of its log.
+    /// recorded before it, `destinations` are those of the configuration, `log` is the end of its log.
     pub async fn ended(
         &self,
         report: &mut RunReport,
-        history: &[Value],
+        (history, destinations): (&[Value], &Destinations),
         log: String,
         now: DateTime<Utc>,
         stop: &Stop,
@@ -149,7 +153,7 @@ impl Notifier {
         let mut targets = self.messages(&message);
         if let Some(path) = &self.settings.metrics_file {
             runs.extend(PastRun::of(report));
-            let text = metrics::text(&runs, &past::rehearsals(history));
+            let text = metrics::text(&runs, &past::rehearsals(history), destinations);
             targets.push((
                 Target::Metrics,
                 Box::pin(write(path.as_path().into(), text)),
@@ -247,11 +251,15 @@ impl Notifier {
 }
 
 /// Brings the metrics up to what was recorded in the history, where there are any: after a rehearsal.
-pub async fn measure(settings: &Settings, history: &[Value]) {
+pub async fn measure(settings: &Settings, history: &[Value], destinations: &Destinations) {
     let Some(path) = &settings.metrics_file else {
         return;
     };
-    let text = metrics::text(&past::runs(history), &past::rehearsals(history));
+    let text = metrics::text(
+        &past::runs(history),
+        &past::rehearsals(history),
+        destinations,
+    );
     let written = timeout(settings.in_all(), write(path.as_path().into(), text)).await;
     let written = written.unwrap_or_else(|_| Err(too_slow(Target::Metrics, settings.in_all())));
     if let Err(error) = written {

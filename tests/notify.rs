@@ -105,7 +105,7 @@ fn a_good_run_is_pinged_and_measured_and_nobody_else_is_bothered() {
         1
     );
     let history = fs::read_to_string(host.path("state/history.jsonl")).expect("the history");
-    assert!(history.contains("\"step\":\"notify\""), "{history}");
+    assert!(history.contains(&run_id), "{history}");
 }
 
 #[test]
@@ -238,7 +238,8 @@ fn no_target_changes_what_came_of_the_backup() {
         ),
         (vec![Answer::Close], "the connection broke: "),
         (vec![Answer::Hang], "no reply within 1s"),
-        (vec![Answer::Drip], "not done after 3s"),
+        // It has taken what was sent; what else it says is not waited for.
+        (vec![Answer::Drip], ""),
         // A second try mends it.
         (vec![Answer::Status(503), Answer::Status(200)], ""),
     ] {
@@ -349,6 +350,9 @@ fn a_signal_is_told_and_telling_ends_soon_after_one() {
     receiver.forget();
     let child = host.spawn("run --json");
     receiver.wait_for("/hook");
+    // A power cut now would take no run out of the history.
+    let history = fs::read_to_string(host.path("state/history.jsonl")).expect("the history");
+    assert!(history.contains("\"status\":\"ok\""), "{history}");
     let signalled = Instant::now();
     let ended = terminate(child);
     assert_eq!(ended.status, Some(0), "{ended}");
@@ -474,7 +478,7 @@ fn a_test_says_who_was_told_and_who_was_not() {
         &host,
         &format!("ntfy_url = \"{}\"", receiver.url("/topic")),
     );
-    assert_eq!(transcript(&host, "notify test").0, Some(1));
+    assert_eq!(transcript(&host, "notify test").0, Some(3));
     tell(&dropbox, &host, "");
     let nobody = "error: nobody is told anything: [notify] in ROOT/config.toml names no target\n  \
                   e.g. `healthcheck_url` or `email`; config.example.toml shows them all\n";
@@ -543,7 +547,7 @@ fn https_needs_a_certificate_that_is_trusted() {
     let receiver = Receiver::under_tls();
     let (_dropbox, mut host) = machine(&format!("webhook_url = \"{}\"", receiver.url("/hook")));
     let (status, text) = transcript(&host, "notify test");
-    assert_eq!(status, Some(1));
+    assert_eq!(status, Some(3));
     assert!(
         text.contains("sending to the webhook: the server's certificate is not trusted"),
         "{text}"

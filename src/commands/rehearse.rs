@@ -128,8 +128,8 @@ async fn rehearse(
         tracing::warn!("the rehearsal cannot be added to the history in {folder}: {error}");
     }
     let history = history::read(&setup.state).unwrap_or_default();
-    notify::measure(&setup.notify, &history).await;
-    report::refresh(setup);
+    notify::measure(&setup.notify, &history, &setup.known()).await;
+    report::refresh(setup).await;
     let restorable = rehearsal.restorable == Some(true);
     Ok(Report {
         command: "rehearse",

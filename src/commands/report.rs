@@ -1,9 +1,11 @@
 //! `report`
 
 use std::path::Path;
+use std::time::Duration;
 
 use chrono::Local;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::known::Found;
 use super::setup::{Failure, Setup};
@@ -11,12 +13,15 @@ use super::{ExitStatus, USAGE, print, tell};
 use crate::archive::ArchiveKind;
 use crate::cli::Global;
 use crate::cli::upkeep::ReportArgs;
-use crate::destination::{Destination, Settings};
+use crate::destination::Settings;
 use crate::page::{self, Facts};
 use crate::report::Status;
 use crate::state::StateDir;
 use crate::status::judge;
-use crate::units::Size;
+use crate::units::{Size, Span};
+
+/// A run waits no longer for its page.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// What `--json` shows.
 #[derive(Serialize)]
@@ -66,17 +71,29 @@ pub fn run(global: &Global, arguments: &ReportArgs) -> Result<ExitStatus, Failur
     Ok(0)
 }
 
-/// Writes the page where the configuration wants it after each run. That it cannot be written changes nothing.
-pub(super) fn refresh(setup: &Setup) {
-    let Some(path) = &setup.report_file else {
+/// Writes the page where the configuration wants it after each run. That it cannot be written changes nothing, and a
+/// folder on a dead network disk does not keep the run from ending.
+pub(super) async fn refresh(setup: &Setup) {
+    let Some(path) = setup.report_file.clone() else {
         return;
     };
-    let destinations = setup.destinations.iter();
-    let html = html(
-        &setup.state,
-        destinations.map(|known: &Destination| (known.name(), known.kinds())),
-    );
-    if let Err(error) = page::write(path, &html) {
+    let (shown, state) = (path.display().to_string(), setup.state.path().to_owned());
+    let destinations = setup.known();
+    let writing = tokio::task::spawn_blocking(move || {
+        let known = destinations.iter();
+        let known = known.map(|(name, kinds)| (name.as_str(), kinds.as_slice()));
+        page::write(&path, &html(&StateDir::new(&state), known))
+    });
+    let failed = |what: &str| Err(format!("writing the report page {shown}: {what}"));
+    let written = match timeout(LONGEST, writing).await {
+        Ok(Ok(written)) => written,
+        Ok(Err(error)) => failed(&error.to_string()),
+        Err(_) => failed(&format!(
+            "not done after {}\n  is the disk there that it lies on?",
+            Span(LONGEST)
+        )),
+    };
+    if let Err(error) = written {
         tracing::warn!("{error}");
     }
 }

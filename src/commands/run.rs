@@ -98,12 +98,20 @@ async fn carry_out(
         tracing::warn!("the history in {folder} cannot be read: {error}");
         Vec::new()
     });
-    let told = notifier.ended(&mut report, &history, log.text(), Utc::now(), &setup.stop);
-    told.await;
+    // Before anybody is told: that may take its time, and what happens meanwhile takes no run out of the history.
     if let Err(error) = history::record(&setup.state, &report) {
         tracing::warn!("the run cannot be added to the history in {folder}: {error}");
     }
-    report::refresh(setup);
+    let known = setup.known();
+    let told = notifier.ended(
+        &mut report,
+        (&history, &known),
+        log.text(),
+        Utc::now(),
+        &setup.stop,
+    );
+    told.await;
+    report::refresh(setup).await;
     Ok(report)
 }
 

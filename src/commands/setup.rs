@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::{ExitStatus, LOCKED, USAGE};
+use crate::archive::ArchiveKind;
 use crate::cli::Global;
 use crate::config::{self, Config};
 use crate::destination::Destination;
@@ -96,6 +97,12 @@ impl Setup {
             self.selected.iter().any(|name| name == destination.name())
         };
         self.destinations.iter().filter(selected)
+    }
+
+    /// All configured destinations by their names, and the kinds that each gets.
+    pub fn known(&self) -> Vec<(String, Vec<ArchiveKind>)> {
+        let known = |place: &Destination| (place.name().to_owned(), place.kinds().to_vec());
+        self.destinations.iter().map(known).collect()
     }
 
     /// For what somebody waits for in front of a terminal.

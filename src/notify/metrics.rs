@@ -11,9 +11,13 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
+use crate::archive::ArchiveKind;
 use crate::error::{Error, ErrorKind};
 use crate::history::past::{PastRehearsal, PastRun};
 use crate::state::{can_publish, publish};
+
+/// Where a rehearsal read this machine's own archives.
+const LOCAL: &str = "local";
 
 /// Kind and destination.
 type Labels<'a> = Vec<(&'static str, &'a str)>;
@@ -41,8 +45,13 @@ fn failed(path: &Path, error: &io::Error) -> Error {
     }
 }
 
-/// What the history tells; the last of `runs` is the one that has just ended.
-pub fn text(runs: &[PastRun], rehearsals: &[PastRehearsal]) -> String {
+/// What the history tells; the last of `runs` is the one that has just ended. Of what is no longer configured only the
+/// last run tells: an archive that nobody renews would look like one that is late, for years.
+pub fn text(
+    runs: &[PastRun],
+    rehearsals: &[PastRehearsal],
+    destinations: &[(String, Vec<ArchiveKind>)],
+) -> String {
     let mut text = String::new();
     if let Some(run) = runs.last() {
         last_run(&mut text, run);
@@ -56,8 +65,15 @@ pub fn text(runs: &[PastRun], rehearsals: &[PastRehearsal]) -> String {
         "When the last run ended that did everything.",
         success.map(|at| (Vec::new(), seconds(at))),
     );
-    archives(&mut text, runs);
-    rehearsed(&mut text, rehearsals);
+    archives(&mut text, runs, |kind, destination| {
+        let mut known = destinations.iter();
+        known.any(|(name, kinds)| {
+            name == destination && kinds.iter().any(|own| own.as_str() == kind)
+        })
+    });
+    rehearsed(&mut text, rehearsals, |destination| {
+        destination == LOCAL || destinations.iter().any(|(name, _)| name == destination)
+    });
     text
 }
 
@@ -94,7 +110,8 @@ fn uploads(text: &mut String, run: &PastRun) {
             let key = (archive.kind.as_str(), upload.destination.as_str());
             let sum = all.entry(key).or_insert((0.0, 0, true));
             sum.0 += upload.seconds;
-            sum.1 += upload.bytes_sent;
+            // A history that was damaged may hold any number.
+            sum.1 = sum.1.saturating_add(upload.bytes_sent);
             sum.2 &= is_stored(&upload.status);
         }
     }
@@ -122,7 +139,7 @@ fn uploads(text: &mut String, run: &PastRun) {
 }
 
 /// The newest archive of each kind that is stored at each destination.
-fn archives(text: &mut String, runs: &[PastRun]) {
+fn archives(text: &mut String, runs: &[PastRun], is_configured: impl Fn(&str, &str) -> bool) {
     let mut newest: BTreeMap<(&str, &str), (DateTime<Utc>, u64)> = BTreeMap::new();
     for archive in runs.iter().flat_map(|run| &run.archives) {
         let Some(created) = archive.created_at else {
@@ -131,7 +148,8 @@ fn archives(text: &mut String, runs: &[PastRun]) {
         let stored = archive
             .uploads
             .iter()
-            .filter(|upload| is_stored(&upload.status));
+            .filter(|upload| is_stored(&upload.status))
+            .filter(|upload| is_configured(&archive.kind, &upload.destination));
         for upload in stored {
             let key = (archive.kind.as_str(), upload.destination.as_str());
             let known = newest.entry(key).or_insert((created, archive.size));
@@ -159,8 +177,14 @@ fn archives(text: &mut String, runs: &[PastRun]) {
 }
 
 /// The last rehearsal at each destination that came to an end.
-fn rehearsed(text: &mut String, rehearsals: &[PastRehearsal]) {
-    let ended = rehearsals.iter().filter(|past| past.restorable.is_some());
+fn rehearsed(
+    text: &mut String,
+    rehearsals: &[PastRehearsal],
+    is_configured: impl Fn(&str) -> bool,
+) {
+    let ended = rehearsals
+        .iter()
+        .filter(|past| past.restorable.is_some() && is_configured(&past.destination));
     let last: BTreeMap<&str, &PastRehearsal> = ended
         .map(|past| (past.destination.as_str(), past))
         .collect();
@@ -271,7 +295,11 @@ mod tests {
             json!({ "command": "rehearse", "backup_id": "b", "destination": "local", "restorable": null,
                 "finished_at": "2023-12-16T22:00:00Z" }),
         ];
-        let text = text(&past::runs(&entries), &past::rehearsals(&entries));
+        let text = text(
+            &past::runs(&entries),
+            &past::rehearsals(&entries),
+            &[("drop\"box\\\n".to_owned(), ArchiveKind::ALL.to_vec())],
+        );
         let at = "{kind=\"data\",destination=\"drop\\\"box\\\\\\n\"}";
         for line in [
             "last_run_timestamp_seconds 1702843800".to_owned(),
@@ -305,8 +333,43 @@ mod tests {
 
     #[test]
     fn an_empty_history_has_no_metrics() {
-        assert_eq!(text(&[], &[]), "");
-        let text = text(&[PastRun::default()], &[]);
+        assert_eq!(text(&[], &[], &[]), "");
+        let text = text(&[PastRun::default()], &[], &[]);
         assert_eq!(text, "");
+    }
+
+    #[test]
+    fn what_is_no_longer_configured_is_not_late() {
+        let stored = |end: &str, destination: &str| {
+            let rows = [(ArchiveKind::Config, 1), (ArchiveKind::Data, u64::MAX)].map(|(kind, sent)| {
+                let upload = json!({ "destination": destination, "status": "uploaded", "bytes_sent": sent });
+                json!({ "kind": kind.as_str(), "created_at": end, "uploads": [upload, upload] })
+            });
+            run(end, "ok", 0, &json!(rows))
+        };
+        let entries = [
+            stored("2023-12-13T04:00:00Z", "former"),
+            stored("2023-12-16T04:00:00Z", "pi"),
+            json!({ "command": "rehearse", "backup_id": "b", "destination": "former", "restorable": true,
+                "finished_at": "2023-12-13T12:00:00Z" }),
+        ];
+        let (runs, rehearsals) = (past::runs(&entries), past::rehearsals(&entries));
+        let known = [("pi".to_owned(), vec![ArchiveKind::Data])];
+        let text = text(&runs, &rehearsals, &known);
+        assert!(
+            !text.contains("former") && !text.contains("rehearsal"),
+            "{text}"
+        );
+        let created: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains("_archive_created_timestamp_seconds{"))
+            .collect();
+        let row = "gitlab_pi_backup_archive_created_timestamp_seconds{kind=\"data\",destination=\"pi\"} 1702699200";
+        assert_eq!(created, [row]);
+        // What a damaged history says twice is no overflow.
+        assert!(text.contains(&format!(
+            "{{kind=\"data\",destination=\"pi\"}} {}\n",
+            u64::MAX
+        )));
     }
 }
