@@ -16,6 +16,9 @@ use crate::units::Span;
 /// Commands after a run that somebody stopped: whoever stopped it waits for them.
 const AFTER_A_SIGNAL: Duration = Duration::from_secs(30);
 
+/// Linux takes 128 KiB in a variable (`MAX_ARG_STRLEN` in execve(2)); nobody reads as much, in bytes.
+const LONGEST_ERROR: usize = 16 * 1024;
+
 /// `[hooks]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -96,8 +99,9 @@ impl Settings {
     /// The error is the first failure.
     pub async fn after(&self, outcome: &Outcome<'_>, stop: &Stop) -> Result<(), CommandFailure> {
         let exit = outcome.exit.to_string();
-        // No variable takes a zero byte.
-        let error = outcome.error.unwrap_or_default().replace('\0', "");
+        // No variable takes a zero byte, and with one that is too long no command would be started.
+        let error = outcome.error.unwrap_or_default();
+        let error = error[..error.floor_char_boundary(LONGEST_ERROR)].replace('\0', "");
         let environment = BTreeMap::from([
             ("BACKUP_STATUS", outcome.status),
             ("BACKUP_EXIT", exit.as_str()),
@@ -190,6 +194,21 @@ mod tests {
         }
         let (settings, _) = read("[hooks]\nbefore = [\"mount\", \"/mnt\"]\n");
         assert_eq!(settings.programs().collect::<Vec<_>>(), ["mount"]);
+    }
+
+    #[tokio::test]
+    async fn an_endless_error_keeps_no_command_from_cleaning_up() {
+        let (settings, _) = read("[hooks]\nafter = [\"sh\", \"-c\", \"test -n $BACKUP_ERROR\"]\n");
+        let error = "ä".repeat(100_000);
+        let outcome = Outcome {
+            status: "failed",
+            exit: 1,
+            backup_id: None,
+            run_id: "one",
+            error: Some(&error),
+        };
+        let stop = Stop::listen().expect("signals");
+        settings.after(&outcome, &stop).await.expect("it began");
     }
 
     #[test]
