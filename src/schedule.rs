@@ -4,6 +4,7 @@ mod calendar;
 mod clock;
 mod cron;
 mod crontab;
+mod ended;
 mod files;
 mod installed;
 mod program;
@@ -21,6 +22,7 @@ use crate::report::{Status, rfc3339_or_null};
 
 pub use crate::schedule::calendar::Calendar;
 pub use crate::schedule::clock::await_clock;
+pub use crate::schedule::ended::ended;
 pub use crate::schedule::installed::{again, installed};
 pub use crate::schedule::service::Service;
 

@@ -13,6 +13,7 @@ use crate::config;
 use crate::notify::message::Message;
 use crate::notify::{Notifier, Settings, Told, crash};
 use crate::report::Status;
+use crate::schedule::ended;
 
 /// Who was told, and who was not.
 #[derive(Serialize)]
@@ -52,7 +53,17 @@ pub fn run(global: &Global, command: &NotifyCommand) -> Result<ExitStatus, Failu
             })?
         }
         NotifyCommand::Crashed => {
-            let variable = |name: &str| std::env::var(name).ok();
+            let asked = if std::env::var_os("MONITOR_SERVICE_RESULT").is_none() {
+                ended()
+            } else {
+                Vec::new()
+            };
+            let variable = |name: &str| {
+                let told = || asked.iter().find(|(known, _)| *known == name);
+                std::env::var(name)
+                    .ok()
+                    .or_else(|| told().map(|(_, value)| value.clone()))
+            };
             let settings = config::notify_alone(&path);
             match (crash::reason(variable), settings) {
                 (Some(reason), Some(settings)) => {

@@ -177,7 +177,7 @@ fn crashed(job: &Job) -> String {
          \n\
          [Service]\n\
          Type=oneshot\n\
-         # How it ended is in $MONITOR_SERVICE_RESULT and the like, from systemd 251 on.\n\
+         # How it ended is in $MONITOR_SERVICE_RESULT and the like, from systemd 251 on; before, systemd is asked.\n\
          ExecStart={tell}\n\
          TimeoutStartSec=5min\n\
          \n\
