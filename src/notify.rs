@@ -171,6 +171,13 @@ impl Notifier {
         told
     }
 
+    /// Tells that a rehearsal failed. The health check is one of runs: it is left alone.
+    pub async fn rehearsed(&self, message: &Message, stop: &Stop) {
+        let mut targets = self.messages(message);
+        targets.retain(|(target, _)| *target != Target::Healthcheck);
+        warn(&self.carry_out(targets, stop).await);
+    }
+
     /// Tells everybody that this is a test; of the metrics only whether they could be written.
     pub async fn test(&self, failure: bool, stop: &Stop) -> Vec<Told> {
         let message = Message::test(failure);

@@ -220,6 +220,42 @@ fn done_in_part_is_a_failure_to_whoever_watches() {
 }
 
 #[test]
+fn a_rehearsal_that_fails_is_told_to_all_but_the_health_check_of_runs() {
+    let receiver = Receiver::start();
+    let (_dropbox, host) = machine(&everybody(&receiver));
+    assert_eq!(host.run("run").status, Some(0));
+    receiver.forget();
+    // A proof is no news.
+    assert_eq!(host.run("rehearse").status, Some(0));
+    assert_eq!(receiver.targets(), [""; 0]);
+    let archive =
+        host.path("var/opt/gitlab/backups/1702758583_2023_12_16_17.8.2_gitlab_backup.tar");
+    let bytes = fs::read(&archive).expect("the archive");
+    fs::write(&archive, &bytes[..bytes.len() / 2]).expect("damaged");
+    let ended = host.run("rehearse --local --json");
+    assert_eq!(ended.status, Some(1), "{ended}");
+    assert_eq!(ended.json()["restorable"], false, "{ended}");
+    let mut targets = receiver.targets();
+    targets.sort();
+    assert_eq!(targets, ["POST /hook", "POST /topic"]);
+    let (topic, hook) = (receiver.the("/topic"), receiver.the("/hook"));
+    let title = topic.head.header("Title").expect("a title");
+    assert!(title.ends_with(": NOT RESTORABLE"), "{title}");
+    let error = ended.json()["error"].as_str().expect("an error").to_owned();
+    assert!(topic.body.starts_with(&error), "{error}: {}", topic.body);
+    let document: Value = serde_json::from_str(&hook.body).expect("JSON");
+    assert_eq!(document, ended.json());
+    // A target that cannot be told changes nothing.
+    receiver.answer("/", &[Answer::Status(500)]);
+    let ended = host.run("rehearse --local -q");
+    assert_eq!((ended.status, ended.out.as_str()), (Some(1), ""), "{ended}");
+    assert!(
+        ended.err.contains(": it would not restore: 1702758583_"),
+        "{ended}"
+    );
+}
+
+#[test]
 fn no_target_changes_what_came_of_the_backup() {
     let receiver = Receiver::start();
     let gone = Receiver::start().url("/topic");

@@ -16,7 +16,8 @@ use crate::backup::record::Record;
 use crate::catalog::{Wanted, find};
 use crate::cli::{Global, RehearseArgs};
 use crate::history;
-use crate::notify;
+use crate::notify::message::Message;
+use crate::notify::{self, Notifier};
 use crate::rehearse::backup::{LocalBackup, Method, Rehearsal, rehearse_local, rehearse_stored};
 use crate::rehearse::verdict::PartStatus;
 use crate::rehearse::{Expected, GitCheck};
@@ -85,7 +86,7 @@ async fn rehearse(
         show: setup.show,
     };
     let now = Utc::now();
-    let rehearsal = if here {
+    let mut rehearsal = if here {
         rehearse_local(local_backup(setup, wanted, now)?, &method).await
     } else {
         let found = find(setup.taking_part(), wanted, &setup.state, || {
@@ -131,7 +132,10 @@ async fn rehearse(
     notify::measure(&setup.notify, &history, &setup.known()).await;
     report::refresh(setup).await;
     let restorable = rehearsal.restorable == Some(true);
-    Ok(Report {
+    if !restorable && rehearsal.error.is_none() {
+        rehearsal.error = first_failure(&rehearsal);
+    }
+    let report = Report {
         command: "rehearse",
         status: if restorable {
             Status::Ok
@@ -140,7 +144,38 @@ async fn rehearse(
         },
         exit: ExitStatus::from(!restorable),
         rehearsal,
-    })
+    };
+    if !restorable {
+        tell_of_failure(setup, &report).await;
+    }
+    Ok(report)
+}
+
+/// A backup that would not restore is found out by whoever starts rehearsals: cron, as a rule, and nobody looks.
+async fn tell_of_failure(setup: &Setup, report: &Report) {
+    let rehearsal = &report.rehearsal;
+    let error = rehearsal
+        .error
+        .as_deref()
+        .map(|error| format!("{error}\n\n"));
+    let words = error.unwrap_or_default() + &text(rehearsal);
+    // A report holds nothing that cannot be written as JSON.
+    let document = serde_json::to_value(report).unwrap_or_default();
+    let message = Message::of_rehearsal(rehearsal.restorable, words, document);
+    let notifier = Notifier::new(setup.notify.clone());
+    notifier.rehearsed(&message, &setup.stop).await;
+}
+
+/// What makes a backup one that would not restore: the first thing, where there are several.
+fn first_failure(rehearsal: &Rehearsal) -> Option<String> {
+    let mut parts = rehearsal.parts.iter();
+    let part = parts.find(|part| part.verdict.status == PartStatus::Failed)?;
+    let (id, place, verdict) = (&rehearsal.backup_id, &rehearsal.destination, &part.verdict);
+    Some(format!(
+        "rehearsing {id} at {place}: it would not restore: {}, {}: {}\n  \
+         `gitlab-pi-backup list` shows what is whole; make a new backup: gitlab-pi-backup run",
+        part.archive, verdict.part, verdict.detail
+    ))
 }
 
 /// The backup on this machine that is asked for.

@@ -98,6 +98,16 @@ impl Message {
         Message::failure(&format!("{reason} (found at {at})\n  {hint}"))
     }
 
+    /// Of a rehearsal that did not prove a backup; `restorable` is none if it could not be read to its end.
+    pub fn of_rehearsal(restorable: Option<bool>, text: String, document: Value) -> Message {
+        let words = match restorable {
+            Some(true) => "rehearsed",
+            Some(false) => "NOT RESTORABLE",
+            None => "rehearsal FAILED",
+        };
+        Message::new(Verdict::Failed, words, text, document)
+    }
+
     /// To see whether messages arrive.
     pub fn test(failure: bool) -> Message {
         let (verdict, status, words) = if failure {
