@@ -4,7 +4,7 @@
 //! closed, every line to the log, none of our secrets in their environment.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
@@ -15,6 +15,10 @@ use crate::units::Span;
 
 /// Commands after a run that somebody stopped: whoever stopped it waits for them.
 const AFTER_A_SIGNAL: Duration = Duration::from_secs(30);
+/// All of them together, less than systemd waits before it kills; each still gets [`LEAST`].
+const ALL_AFTER_A_SIGNAL: Duration = Duration::from_mins(1);
+/// Enough to begin something that goes on by itself.
+const LEAST: Duration = Duration::from_secs(1);
 
 /// Linux takes 128 KiB in a variable (`MAX_ARG_STRLEN` in execve(2)); nobody reads as much, in bytes.
 const LONGEST_ERROR: usize = 16 * 1024;
@@ -110,12 +114,17 @@ impl Settings {
             ("BACKUP_ERROR", error.as_str()),
         ]);
         // A signal that came before them has been obeyed already.
-        let (timeout, stop) = match stop.signal() {
-            None => (self.timeout, Some(stop)),
-            Some(_) => (self.timeout.min(AFTER_A_SIGNAL), None),
-        };
+        let stopped = stop.signal().is_some();
+        let begun = Instant::now();
         let mut result = Ok(());
         for words in &self.after {
+            let left = ALL_AFTER_A_SIGNAL.saturating_sub(begun.elapsed());
+            let (timeout, stop) = if stopped {
+                let allowed = AFTER_A_SIGNAL.min(left).max(LEAST);
+                (self.timeout.min(allowed), None)
+            } else {
+                (self.timeout, Some(stop))
+            };
             let ended = run(words, &environment, timeout, stop).await;
             result = result.and(ended);
         }

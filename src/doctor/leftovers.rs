@@ -158,11 +158,15 @@ enum Owner {
     Other(u32, String),
 }
 
+/// A longer file holds no process's number; bytes.
+const LONGEST_NOTE: u64 = 64;
+
 fn owner(pid_file: &Path) -> Owner {
-    let Some(pid) = fs::read_to_string(pid_file)
-        .ok()
-        .and_then(|text| text.trim().parse::<u32>().ok())
-    else {
+    // The folder is GitLab's: what is no file of a few digits is none of its notes.
+    let is_note = |found: fs::Metadata| found.is_file() && found.len() <= LONGEST_NOTE;
+    let is_note = fs::symlink_metadata(pid_file).is_ok_and(is_note);
+    let text = is_note.then(|| fs::read_to_string(pid_file).ok()).flatten();
+    let Some(pid) = text.and_then(|text| text.trim().parse::<u32>().ok()) else {
         return Owner::None;
     };
     let command = match fs::read(format!("/proc/{pid}/cmdline")) {
@@ -200,6 +204,12 @@ mod tests {
             fs::write(&file, text).expect("write");
             assert_eq!(owner(&file), expected, "{text}");
         }
+        // What would have to be waited for.
+        fs::remove_file(&file).expect("removed");
+        let pipe = std::process::Command::new("mkfifo").arg(&file).status();
+        assert!(pipe.expect("mkfifo").success());
+        assert_eq!(owner(&file), Owner::None);
+        fs::remove_file(&file).expect("removed");
         // The first process of a machine is none of GitLab's.
         fs::write(&file, "1").expect("write");
         assert!(matches!(owner(&file), Owner::Other(1, _)));
