@@ -18,6 +18,8 @@ const FILE: &str = "history.jsonl";
 const LONGEST: usize = 1_000;
 /// It is shortened when it has grown by this many lines over [`LONGEST`], not at every run.
 const SLACK: usize = 100;
+/// About a year of two runs a week and some rehearsals.
+const RECENT: usize = 120;
 
 /// Adds a run.
 pub fn record(state: &StateDir, report: &RunReport) -> io::Result<()> {
@@ -77,18 +79,33 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|line| !line.is_empty())
 }
 
+/// Nothing if there is no file.
+fn bytes(state: &StateDir) -> io::Result<Vec<u8>> {
+    match fs::read(state.path().join(FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read,
+    }
+}
+
 /// All runs, the oldest first; damaged lines are passed over, a missing file is no run.
 pub fn read(state: &StateDir) -> io::Result<Vec<Value>> {
     Ok(read_and_count_damage(state)?.0)
 }
 
+/// Like [`read`], but only the last year or so: what a run looks back to, so that its memory does not grow over the
+/// years (an entry takes 20 KB).
+pub fn read_recent(state: &StateDir) -> io::Result<Vec<Value>> {
+    let bytes = bytes(state)?;
+    let skipped = lines(&bytes).count().saturating_sub(RECENT);
+    let recent = lines(&bytes).skip(skipped);
+    Ok(recent
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect())
+}
+
 /// Like [`read`], with the number of damaged lines.
 pub fn read_and_count_damage(state: &StateDir) -> io::Result<(Vec<Value>, usize)> {
-    let bytes = match fs::read(state.path().join(FILE)) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
-        Err(error) => return Err(error),
-    };
+    let bytes = bytes(state)?;
     let entries = lines(&bytes).filter_map(|line| serde_json::from_slice(line).ok());
     let entries: Vec<Value> = entries.collect();
     let damaged = lines(&bytes).count() - entries.len();
@@ -97,11 +114,7 @@ pub fn read_and_count_damage(state: &StateDir) -> io::Result<(Vec<Value>, usize)
 
 /// Whether the last line is damaged: what happened last is not known.
 pub fn is_end_damaged(state: &StateDir) -> io::Result<bool> {
-    let bytes = match fs::read(state.path().join(FILE)) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
-    };
+    let bytes = bytes(state)?;
     let last = lines(&bytes).last();
     Ok(last.is_some_and(|line| serde_json::from_slice::<serde_json::Map<_, _>>(line).is_err()))
 }
@@ -178,9 +191,11 @@ mod tests {
         .expect("recorded");
         let left = fs::read(&path).expect("read");
         assert_eq!(lines(&left).count(), LONGEST);
+        let recent = read_recent(&state).expect("read");
         let runs = read(&state).expect("read");
+        assert!(recent.len() <= RECENT && runs.ends_with(&recent));
         assert_eq!(
-            runs.last().and_then(|run| run["run_id"].as_str()),
+            recent.last().and_then(|run| run["run_id"].as_str()),
             Some("new")
         );
     }

@@ -161,7 +161,7 @@ impl Run<'_> {
 
     /// How large the last archive of each kind was, as far as this machine knows.
     fn last_sizes(&self) -> Vec<(ArchiveKind, u64)> {
-        let runs = history::read(self.job.state).unwrap_or_default();
+        let runs = history::read_recent(self.job.state).unwrap_or_default();
         let size = |kind: ArchiveKind| {
             let archives = find_archives(self.job.gitlab.folder(kind), kind).unwrap_or_default();
             let here = newest(&archives, self.now).0.map(|archive| archive.size);

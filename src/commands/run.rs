@@ -47,7 +47,7 @@ fn next_step(report: &RunReport, state: &StateDir) -> Option<&'static str> {
     if report.status != Status::Ok {
         return None;
     }
-    let runs = past::runs(&history::read(state).ok()?);
+    let runs = past::runs(&history::read_recent(state).ok()?);
     let good = runs.iter().filter(|run| run.status == "ok").count();
     let is_started_by_hand = good == 1 && matches!(schedule::installed(), Ok(None));
     is_started_by_hand.then_some("schedule install")
@@ -94,7 +94,7 @@ async fn carry_out(
         () = &mut started => running.await,
     };
     let folder = setup.state.path().display();
-    let history = history::read(&setup.state).unwrap_or_else(|error| {
+    let history = history::read_recent(&setup.state).unwrap_or_else(|error| {
         tracing::warn!("the history in {folder} cannot be read: {error}");
         Vec::new()
     });
