@@ -118,9 +118,8 @@ impl Settings {
         let begun = Instant::now();
         let mut result = Ok(());
         for words in &self.after {
-            let left = ALL_AFTER_A_SIGNAL.saturating_sub(begun.elapsed());
             let (timeout, stop) = if stopped {
-                let allowed = AFTER_A_SIGNAL.min(left).max(LEAST);
+                let allowed = allowed_after_a_signal(begun.elapsed());
                 (self.timeout.min(allowed), None)
             } else {
                 (self.timeout, Some(stop))
@@ -130,6 +129,12 @@ impl Settings {
         }
         result
     }
+}
+
+/// How long a command may take when those before it took `elapsed`.
+fn allowed_after_a_signal(elapsed: Duration) -> Duration {
+    let left = ALL_AFTER_A_SIGNAL.saturating_sub(elapsed);
+    AFTER_A_SIGNAL.min(left).max(LEAST)
 }
 
 fn commands(section: &mut Section<'_>, key: &str) -> Vec<Vec<String>> {
@@ -186,6 +191,21 @@ mod tests {
         root.finish();
         let faults = reader.finish();
         (settings, faults.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn after_a_signal_all_that_hang_end_before_systemd_kills() {
+        let (mut elapsed, mut allowed) = (Duration::ZERO, Vec::new());
+        for _ in 0..4 {
+            let next = allowed_after_a_signal(elapsed);
+            elapsed += next;
+            allowed.push(next.as_secs());
+        }
+        assert_eq!(allowed, [30, 30, 1, 1]);
+        assert_eq!(
+            allowed_after_a_signal(Duration::from_secs(50)).as_secs(),
+            10
+        );
     }
 
     #[test]
