@@ -21,12 +21,12 @@ use std::time::{Duration, SystemTime};
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
-use crate::archive::{Archive, ArchiveKind, find_archives, made_since, newest, written_since};
-use crate::destination::Destination;
-use crate::destination::dropbox::Options;
+use crate::archive::{Archive, ArchiveKind, made_since, newest, written_since};
+use crate::destination::{Destination, Options};
 use crate::gitlab::host::{self, make_archive};
 use crate::guard;
 use crate::hooks::Settings as Hooks;
+use crate::local::find_archives;
 use crate::progress::Show;
 use crate::report::{
     ArchiveReport, Outcome, RunReport, Step, StepReport, StepStatus, UploadStatus,
@@ -190,10 +190,10 @@ impl Run<'_> {
             }
             let start = Instant::now();
             let folder = self.job.gitlab.folder(kind);
-            let before = find_archives(folder, kind);
+            let before = find_archives(self.job.gitlab, kind);
             let begun = SystemTime::now();
             let result = make_archive(self.job.gitlab, kind, self.job.stop).await;
-            let found = match (before, find_archives(folder, kind)) {
+            let found = match (before, find_archives(self.job.gitlab, kind)) {
                 (Ok(before), Ok(after)) => Ok(made_since(&before, &after).cloned()),
                 // GitLab has made the folder itself: new is what was written since.
                 (Err(error), Ok(after)) if error.kind() == io::ErrorKind::NotFound => {
@@ -243,7 +243,7 @@ impl Run<'_> {
         let mut chosen = Vec::new();
         for kind in self.job.request.kinds.clone() {
             let folder = self.job.gitlab.folder(kind);
-            let archives = match find_archives(folder, kind) {
+            let archives = match find_archives(self.job.gitlab, kind) {
                 Ok(archives) => archives,
                 Err(error) => {
                     self.fail(format!(

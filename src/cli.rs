@@ -94,6 +94,10 @@ pub enum Command {
     Prune(PruneArgs),
     /// Fetch a stored backup, prove it and put it where GitLab looks for it
     Restore(RestoreArgs),
+    /// Bring one project's repositories out of a stored backup
+    Extract(ExtractArgs),
+    /// Send what complete local backups a destination still lacks
+    Sync(SyncArgs),
     /// Obtain a Dropbox refresh token, and write a first configuration
     Login(LoginArgs),
     /// Check everything a run needs, one line and one hint per check
@@ -124,6 +128,8 @@ impl Command {
             Command::Rehearse(_) => "rehearse",
             Command::Prune(_) => "prune",
             Command::Restore(_) => "restore",
+            Command::Extract(_) => "extract",
+            Command::Sync(_) => "sync",
             Command::Login(_) => "login",
             Command::Doctor(_) => "doctor",
             Command::Schedule(_) => "schedule",
@@ -182,12 +188,49 @@ pub struct RehearseArgs {
     /// Read it from this destination [default: the first one that has it]
     #[arg(long, value_name = "NAME")]
     pub destination: Option<String>,
+    /// A file with the age identity that opens encrypted archives
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
     /// Let git check every bundle, too
     #[arg(long, requires = "scratch")]
     pub git: bool,
     /// A folder for the repositories that git checks, one at a time
     #[arg(long, value_name = "DIR", requires = "git")]
     pub scratch: Option<PathBuf>,
+}
+
+/// Options of `extract`.
+#[derive(Debug, Args)]
+pub struct ExtractArgs {
+    /// A project's path, like group/app, or the hashed path of its repository
+    #[arg(value_name = "PROJECT", required_unless_present = "list")]
+    pub project: Option<String>,
+    /// A backup ID, or `latest` for the newest complete backup
+    #[arg(value_name = "BACKUP", default_value = "latest")]
+    pub backup: Option<String>,
+    /// The folder the repositories are made in
+    #[arg(long, value_name = "DIR", required_unless_present = "list")]
+    pub to: Option<PathBuf>,
+    /// Show what can be had, and fetch nothing
+    #[arg(long, conflicts_with = "to")]
+    pub list: bool,
+    /// Read it from this destination [default: the first one that has it]
+    #[arg(long, value_name = "NAME")]
+    pub destination: Option<String>,
+    /// A file with the age identity that opens encrypted archives
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+}
+
+/// Options of `sync`.
+#[derive(Debug, Args)]
+pub struct SyncArgs {
+    /// Only this destination (may be given several times)
+    #[arg(long, value_name = "NAME")]
+    pub destination: Vec<String>,
+    /// Wait so long for another run to end, e.g. 30m
+    #[arg(long, value_name = "DURATION")]
+    pub wait: Option<Span>,
 }
 
 /// Options of `prune`.

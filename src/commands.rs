@@ -3,6 +3,7 @@
 
 pub mod completions;
 pub mod doctor;
+pub mod extract;
 mod known;
 pub mod list;
 pub mod login;
@@ -16,6 +17,7 @@ pub mod run;
 pub mod schedule;
 pub mod setup;
 pub mod status;
+pub mod sync;
 pub mod verify;
 
 use std::io::{self, Write};
@@ -45,6 +47,8 @@ pub fn run(cli: &Cli, log: &Tail) -> ExitStatus {
         Command::Rehearse(arguments) => rehearse::run(&cli.global, arguments),
         Command::Verify(arguments) => verify::run(&cli.global, arguments),
         Command::Restore(arguments) => restore::run(&cli.global, arguments),
+        Command::Extract(arguments) => extract::run(&cli.global, arguments),
+        Command::Sync(arguments) => sync::run(&cli.global, arguments),
         Command::Login(arguments) => login::run(&cli.global, arguments),
         Command::Doctor(arguments) => doctor::run(&cli.global, arguments),
         Command::Schedule(arguments) => schedule::run(&cli.global, arguments),

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::content_hash::BLOCK_LEN;
-use crate::destination;
-use crate::destination::dropbox::Options;
+use crate::destination::{self, Options};
 use crate::gitlab::host;
 use crate::guard;
 use crate::hooks;

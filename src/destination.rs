@@ -2,28 +2,33 @@
 
 pub mod dropbox;
 pub mod fetch;
+pub mod opendal;
+pub mod webdav;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 
 use crate::archive::ArchiveKind;
 use crate::content_hash::Digest;
 use crate::destination::dropbox::Dropbox;
+use crate::destination::opendal::{OpenDal, Scheme};
+use crate::destination::webdav::WebDav;
 use crate::error::Error;
+use crate::http::Bandwidth;
+use crate::progress::Progress;
 use crate::retry::Patience;
 use crate::settings::Section;
-use crate::source::Source;
-
-pub use crate::destination::dropbox::{Entry, FileEntry};
+use crate::source::{Fingerprint, Source};
+use crate::units::MIB;
 
 /// The longest part of a stored file that is read at once, in bytes.
-pub const LONGEST_RANGE: u64 = dropbox::LONGEST_RANGE;
-/// The largest file that is stored without an upload that can be resumed, in bytes.
-pub const LARGEST_SMALL_FILE: u64 = dropbox::LARGEST_SMALL_FILE;
+pub const LONGEST_RANGE: u64 = 4 * MIB;
+/// The largest file that is stored in one request, in bytes; Dropbox's limit is 150 MiB.
+pub const LARGEST_SMALL_FILE: u64 = 148 * MIB;
 
 /// `[destinations.NAME]`.
 #[derive(Debug)]
@@ -34,12 +39,15 @@ pub struct Settings {
     config_folder: String,
     data_folder: String,
     manifest_folder: String,
+    optional: bool,
     service: ServiceSettings,
 }
 
 #[derive(Debug)]
 enum ServiceSettings {
     Dropbox(dropbox::Settings),
+    OpenDal(opendal::Settings),
+    WebDav(webdav::Settings),
 }
 
 /// `type`.
@@ -47,6 +55,28 @@ enum ServiceSettings {
 #[serde(rename_all = "lowercase")]
 enum ServiceType {
     Dropbox,
+    WebDav,
+    Fs,
+    S3,
+    Sftp,
+    Gcs,
+    Azblob,
+    B2,
+}
+
+impl ServiceType {
+    /// Of those that are reached by way of OpenDAL.
+    fn scheme(self) -> Option<Scheme> {
+        match self {
+            ServiceType::Dropbox | ServiceType::WebDav => None,
+            ServiceType::Fs => Some(Scheme::Fs),
+            ServiceType::S3 => Some(Scheme::S3),
+            ServiceType::Sftp => Some(Scheme::Sftp),
+            ServiceType::Gcs => Some(Scheme::Gcs),
+            ServiceType::Azblob => Some(Scheme::Azblob),
+            ServiceType::B2 => Some(Scheme::B2),
+        }
+    }
 }
 
 impl Settings {
@@ -63,14 +93,19 @@ impl Settings {
         let config_folder = folder(section, "config_folder", "/Config");
         let data_folder = folder(section, "data_folder", "/Data");
         let manifest_folder = folder(section, "manifest_folder", "/Manifests");
+        let optional = section.get("optional").unwrap_or(false);
         let Some(service_type) = service_type else {
             section.pass_over();
             return None;
         };
-        let service = match service_type {
-            ServiceType::Dropbox => {
-                ServiceSettings::Dropbox(dropbox::Settings::read(name, section)?)
+        let service = match (service_type, service_type.scheme()) {
+            (_, Some(scheme)) => {
+                ServiceSettings::OpenDal(opendal::Settings::read(scheme, section)?)
             }
+            (ServiceType::WebDav, None) => {
+                ServiceSettings::WebDav(webdav::Settings::read(section)?)
+            }
+            (_, None) => ServiceSettings::Dropbox(dropbox::Settings::read(name, section)?),
         };
         Some(Settings {
             name: name.to_owned(),
@@ -78,6 +113,7 @@ impl Settings {
             config_folder,
             data_folder,
             manifest_folder,
+            optional,
             service,
         })
     }
@@ -91,6 +127,7 @@ impl Settings {
     pub fn dropbox(&self) -> Option<&dropbox::Settings> {
         match &self.service {
             ServiceSettings::Dropbox(settings) => Some(settings),
+            ServiceSettings::OpenDal(_) | ServiceSettings::WebDav(_) => None,
         }
     }
 
@@ -98,6 +135,8 @@ impl Settings {
     pub fn secret_file(&self) -> Option<&PathBuf> {
         match &self.service {
             ServiceSettings::Dropbox(settings) => settings.token_file(),
+            ServiceSettings::OpenDal(settings) => settings.secret_file(),
+            ServiceSettings::WebDav(settings) => settings.secret_file(),
         }
     }
 }
@@ -130,7 +169,63 @@ pub struct Destination {
     config_folder: String,
     data_folder: String,
     manifest_folder: String,
+    optional: bool,
     service: Service,
+}
+
+/// A file or folder that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its last path component, with its own capitals.
+    pub name: String,
+    /// None for a folder.
+    pub file: Option<FileEntry>,
+}
+
+/// What is known of a stored file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileEntry {
+    /// In bytes.
+    pub size: u64,
+    /// As the service computed it; none where a service does not.
+    pub content_hash: Option<Digest>,
+    /// Names this content at this path.
+    pub rev: String,
+}
+
+/// How archives are sent, whatever they are.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// In bytes; a multiple of 4 MiB.
+    pub chunk_len: u64,
+    /// Chunks in flight.
+    pub concurrency: usize,
+    /// A limit for all of them together.
+    pub bandwidth: Option<Arc<Bandwidth>>,
+    /// How long an upload may go without progress.
+    pub retry_for: Duration,
+}
+
+/// One archive on its way to one path.
+pub struct Shipment<'a> {
+    /// What is sent.
+    pub source: Arc<dyn Source>,
+    /// What it looked like when it was looked into: only these bytes are stored.
+    pub fingerprint: &'a Fingerprint,
+    /// Where it lies on this machine, for a journal.
+    pub source_path: &'a Path,
+    /// Where it is stored.
+    pub path: &'a str,
+    /// What is wrong with it, for a journal.
+    pub doubts: &'a [String],
+    /// The time it is stored with.
+    pub client_modified: DateTime<Utc>,
+    /// The folder of journals; none if there is no place for them.
+    pub journals: Option<&'a Path>,
+    /// How it is sent.
+    pub options: &'a Options,
+    /// Who is told how far it is.
+    pub progress: &'a Progress,
 }
 
 /// How full a place is, in bytes; none: it does not say.
@@ -145,9 +240,13 @@ pub struct Space {
 }
 
 /// What a place is.
-pub enum Service {
+enum Service {
     /// A Dropbox account, or the folder of an app in it.
     Dropbox(Dropbox),
+    /// A folder of this machine, or an object store.
+    OpenDal(OpenDal),
+    /// A `WebDAV` server, as Nextcloud is one.
+    WebDav(WebDav),
 }
 
 impl Destination {
@@ -158,6 +257,12 @@ impl Destination {
             ServiceSettings::Dropbox(service) => {
                 Service::Dropbox(Dropbox::new(&settings.name, service, stall, hashers))
             }
+            ServiceSettings::OpenDal(service) => {
+                Service::OpenDal(OpenDal::new(&settings.name, service, stall))
+            }
+            ServiceSettings::WebDav(service) => {
+                Service::WebDav(WebDav::new(&settings.name, service, stall))
+            }
         };
         Destination {
             name: settings.name,
@@ -165,6 +270,7 @@ impl Destination {
             config_folder: settings.config_folder,
             data_folder: settings.data_folder,
             manifest_folder: settings.manifest_folder,
+            optional: settings.optional,
             service,
         }
     }
@@ -202,15 +308,25 @@ impl Destination {
         &self.manifest_folder
     }
 
-    /// What it is, for what only one service can do.
-    pub fn service(&self) -> &Service {
-        &self.service
+    /// Whether it may be absent: a disk that is not always there.
+    pub fn is_optional(&self) -> bool {
+        self.optional
+    }
+
+    /// Dropbox, for what only it can do.
+    pub fn dropbox(&self) -> Option<&Dropbox> {
+        match &self.service {
+            Service::Dropbox(dropbox) => Some(dropbox),
+            Service::OpenDal(_) | Service::WebDav(_) => None,
+        }
     }
 
     /// Proves the credentials.
     pub async fn authenticate(&self, patience: &Patience) -> Result<(), Error> {
         match &self.service {
             Service::Dropbox(dropbox) => dropbox.authenticate(patience).await,
+            Service::OpenDal(opendal) => opendal.authenticate(patience).await,
+            Service::WebDav(webdav) => webdav.authenticate(patience).await,
         }
     }
 
@@ -219,6 +335,8 @@ impl Destination {
     pub fn clock_lag(&self) -> Option<TimeDelta> {
         match &self.service {
             Service::Dropbox(dropbox) => dropbox.clock_lag(),
+            Service::OpenDal(opendal) => opendal.clock_lag(),
+            Service::WebDav(webdav) => webdav.clock_lag(),
         }
     }
 
@@ -226,6 +344,8 @@ impl Destination {
     pub async fn stat(&self, path: &str, patience: &Patience) -> Result<Option<Entry>, Error> {
         match &self.service {
             Service::Dropbox(dropbox) => dropbox.stat(path, patience).await,
+            Service::OpenDal(opendal) => opendal.stat(path, patience).await,
+            Service::WebDav(webdav) => webdav.stat(path, patience).await,
         }
     }
 
@@ -233,6 +353,8 @@ impl Destination {
     pub async fn space(&self, patience: &Patience) -> Result<Space, Error> {
         match &self.service {
             Service::Dropbox(dropbox) => dropbox.space(patience).await,
+            Service::OpenDal(opendal) => opendal.space(patience).await,
+            Service::WebDav(webdav) => webdav.space(patience).await,
         }
     }
 
@@ -244,6 +366,8 @@ impl Destination {
     ) -> Result<Option<Vec<Entry>>, Error> {
         match &self.service {
             Service::Dropbox(dropbox) => dropbox.list(folder, patience).await,
+            Service::OpenDal(opendal) => opendal.list(folder, patience).await,
+            Service::WebDav(webdav) => webdav.list(folder, patience).await,
         }
     }
 
@@ -257,6 +381,8 @@ impl Destination {
     ) -> Result<Vec<u8>, Error> {
         match &self.service {
             Service::Dropbox(dropbox) => dropbox.read(path, offset, len, patience).await,
+            Service::OpenDal(opendal) => opendal.read(path, offset, len, patience).await,
+            Service::WebDav(webdav) => webdav.read(path, offset, len, patience).await,
         }
     }
 
@@ -271,6 +397,18 @@ impl Destination {
     ) -> Result<FileEntry, Error> {
         match &self.service {
             Service::Dropbox(dropbox) => dropbox.put(path, source, hash, patience).await,
+            Service::OpenDal(opendal) => opendal.put(path, source, hash, patience).await,
+            Service::WebDav(webdav) => webdav.put(path, source, hash, patience).await,
+        }
+    }
+
+    /// Stores an archive, complete or not at all, and returns the content hash of what was sent; what is stored has
+    /// been compared with it.
+    pub async fn store(&self, shipment: &Shipment<'_>) -> Result<Digest, Error> {
+        match &self.service {
+            Service::Dropbox(dropbox) => dropbox.store(shipment).await,
+            Service::OpenDal(opendal) => opendal.store(shipment).await,
+            Service::WebDav(webdav) => webdav.store(shipment).await,
         }
     }
 
@@ -278,6 +416,8 @@ impl Destination {
     pub async fn delete(&self, path: &str, rev: &str, patience: &Patience) -> Result<bool, Error> {
         match &self.service {
             Service::Dropbox(dropbox) => dropbox.delete(path, rev, patience).await,
+            Service::OpenDal(opendal) => opendal.delete(path, rev, patience).await,
+            Service::WebDav(webdav) => webdav.delete(path, rev, patience).await,
         }
     }
 }

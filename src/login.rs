@@ -15,10 +15,10 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::Serialize;
 
+use crate::destination::Destination;
 use crate::destination::dropbox::{
     APPS_PAGE, CONNECTED_APPS_PAGE, Consent, Dropbox, Revoked, SCOPES,
 };
-use crate::destination::{Destination, Service};
 use crate::login::configuration::{First, store_token};
 use crate::login::probe::{Probe, Proof};
 use crate::report::Status;
@@ -34,6 +34,8 @@ const PARTING: Duration = Duration::from_secs(5);
 pub struct Job<'a> {
     /// Where to.
     pub destination: &'a Destination,
+    /// The same, as what it is.
+    pub dropbox: &'a Dropbox,
     /// Where its refresh token is stored.
     pub token_file: &'a Path,
     /// Where the configuration is, or would be.
@@ -161,7 +163,7 @@ pub async fn log_in(
     confirm: impl AsyncFnOnce() -> Result<bool, String>,
 ) -> LoginReport {
     let mut report = LoginReport::begin(job);
-    let dropbox = dropbox(job);
+    let dropbox = job.dropbox;
     let is_new = matches!(credential, Credential::Code(..));
     let obtained = tokio::select! {
         obtained = obtain(job, credential) => obtained,
@@ -238,12 +240,12 @@ async fn obtain(
     match credential {
         Credential::Code(consent, code) => {
             let patience = Patience::short(job.allowed);
-            let grant = dropbox(job).redeem(consent, code, &patience).await;
+            let grant = job.dropbox.redeem(consent, code, &patience).await;
             let grant = grant.map_err(|error| error.to_string())?;
             Ok((grant.refresh_token, grant.scopes))
         }
         Credential::Token(token) => {
-            dropbox(job).adopt(token.clone()).await;
+            job.dropbox.adopt(token.clone()).await;
             Ok((token.clone(), Vec::new()))
         }
     }
@@ -348,7 +350,7 @@ pub async fn revoke(job: &Job<'_>, given_at: Option<&str>) -> LoginReport {
     }
     let patience = Patience::short(job.allowed);
     let revoked = tokio::select! {
-        revoked = dropbox(job).revoke(&patience) => revoked,
+        revoked = job.dropbox.revoke(&patience) => revoked,
         signal = job.stop.requested() => {
             report.stopped = Some(signal);
             return report.failed(format!(
@@ -389,10 +391,4 @@ pub async fn revoke(job: &Job<'_>, given_at: Option<&str>) -> LoginReport {
         ),
     ];
     report
-}
-
-fn dropbox<'a>(job: &Job<'a>) -> &'a Dropbox {
-    match job.destination.service() {
-        Service::Dropbox(dropbox) => dropbox,
-    }
 }

@@ -3,6 +3,8 @@
 
 pub mod file;
 pub mod memory;
+pub mod sealed;
+pub mod tree;
 
 use std::fmt;
 use std::io;
@@ -32,6 +34,11 @@ pub trait Source: Send + Sync {
     /// is. May be called from anywhere; 0 sends the caller to the blocking pool.
     fn read_ready(&self, _offset: u64, _buf: &mut [u8]) -> usize {
         0
+    }
+
+    /// Brings the bytes onto the disk, so that after a power cut they are still what was hashed.
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
     }
 
     /// Tells the kernel that this part will not be read again soon. A hint.

@@ -4,7 +4,8 @@ mod support;
 
 use std::time::Duration;
 
-use gitlab_pi_backup::destination::dropbox::{Dropbox, LONGEST_RANGE, Settings};
+use gitlab_pi_backup::destination::LONGEST_RANGE;
+use gitlab_pi_backup::destination::dropbox::{Dropbox, Settings};
 use gitlab_pi_backup::error::ErrorKind;
 use gitlab_pi_backup::retry::Patience;
 use gitlab_pi_backup::settings::Reader;

@@ -324,7 +324,7 @@ impl Run<'_> {
             .filter(|found| found.size == archive.size)?;
         if archive.content_hash.is_none() {
             let source = archive.open()?;
-            let hashing = tokio::task::spawn_blocking(move || hash_source(&source));
+            let hashing = tokio::task::spawn_blocking(move || hash_source(&*source));
             archive.content_hash = hashing.await.ok()?.ok();
         }
         archive

@@ -2,16 +2,14 @@
 
 use std::fs;
 use std::io;
-use std::sync::Arc;
 
 use super::send::Parcel;
 use super::{Job, Run};
 use crate::archive::ArchiveName;
 use crate::destination::Destination;
 use crate::destination::dropbox::{self, Header, JOURNALS, Unfinished};
+use crate::local;
 use crate::report::{ArchiveReport, UploadStatus};
-use crate::source::Source;
-use crate::source::file::FileSource;
 
 impl Run<'_> {
     /// Step 3: every upload that an earlier run began and whose file is still the same.
@@ -58,10 +56,10 @@ impl Run<'_> {
         name: ArchiveName,
         destination: &Destination,
     ) {
-        let opened =
-            FileSource::open(&header.source).and_then(|source| Ok((source.fingerprint()?, source)));
+        let opened = local::open(&header.source, &name)
+            .and_then(|source| Ok((source.fingerprint()?, source)));
         let source = match opened {
-            Ok((fingerprint, source)) if fingerprint == header.fingerprint => Arc::new(source),
+            Ok((fingerprint, source)) if fingerprint == header.fingerprint => source,
             Ok(_) => return self.give_up(left, "the file has changed"),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return self.give_up(left, &format!("{}: {error}", header.source.display()));
@@ -86,6 +84,7 @@ impl Run<'_> {
         let parcel = Parcel {
             name,
             source,
+            source_path: &header.source,
             fingerprint: &header.fingerprint,
             doubts: &header.doubts,
             destination,

@@ -12,10 +12,10 @@ use serde_json::json;
 use super::Run;
 use super::record::{Record, RecordedArchive, members_folder, members_path};
 use super::send::Ready;
-use crate::archive::{Archive, ArchiveKind, ArchiveName, belonging, find_archives};
+use crate::archive::{Archive, ArchiveKind, ArchiveName, belonging};
 use crate::gitlab::inspect::{Inspection, look_into};
+use crate::local::{self, find_archives};
 use crate::manifest::secrets_fingerprint;
-use crate::source::file::FileSource;
 use crate::source::{Fingerprint, Source, read_exact_at};
 use crate::state::private_file;
 use crate::tar::Member;
@@ -27,7 +27,7 @@ const SECRETS: &[u8] = b"etc/gitlab/gitlab-secrets.json";
 
 /// An archive that may be sent.
 pub(super) struct Opened {
-    pub(super) source: Arc<FileSource>,
+    pub(super) source: Arc<dyn Source>,
     /// Of the bytes that were looked into.
     pub(super) fingerprint: Fingerprint,
     pub(super) seen: Inspection,
@@ -56,7 +56,7 @@ fn look(
     skipped: &[String],
     members: Option<&Path>,
 ) -> Result<Opened, String> {
-    let source = FileSource::open(path).map_err(|error| error.to_string())?;
+    let source = local::open(path, name).map_err(|error| error.to_string())?;
     // After a power cut the file must still be what its upload was begun with. On a read-only disk it is.
     let _ = source.sync();
     let fingerprint = source.fingerprint().map_err(|error| error.to_string())?;
@@ -68,10 +68,10 @@ fn look(
             list.add(member);
         }
         if name.kind == ArchiveKind::Config && is_secrets(member) {
-            secrets = fingerprint_of(&source, member);
+            secrets = fingerprint_of(&*source, member);
         }
     };
-    let seen = look_into(&source, name.kind, skipped, &mut each).map_err(|e| e.to_string())?;
+    let seen = look_into(&*source, name.kind, skipped, &mut each).map_err(|e| e.to_string())?;
     if source.fingerprint().ok().as_ref() != Some(&fingerprint) {
         return Err("it changed while it was looked into".to_owned());
     }
@@ -80,7 +80,7 @@ fn look(
         let _ = std::fs::remove_file(path);
     }
     Ok(Opened {
-        source: Arc::new(source),
+        source,
         fingerprint,
         seen,
         secrets,
@@ -93,7 +93,7 @@ fn is_secrets(member: &Member) -> bool {
     member.is_file && path == SECRETS && member.size <= LONGEST_SECRETS
 }
 
-fn fingerprint_of(source: &FileSource, member: &Member) -> Option<String> {
+fn fingerprint_of(source: &dyn Source, member: &Member) -> Option<String> {
     let mut secrets = vec![0; usize::try_from(member.size).ok()?];
     read_exact_at(source, member.offset, &mut secrets).ok()?;
     Some(secrets_fingerprint(&secrets))
@@ -222,7 +222,7 @@ impl Run<'_> {
 
     /// The config archive on this machine that belongs to a data archive that was made alone.
     async fn companion(&self, data: &ArchiveName) -> Option<Ready> {
-        let configs = find_archives(&self.job.gitlab.config_dir, ArchiveKind::Config).ok()?;
+        let configs = find_archives(self.job.gitlab, ArchiveKind::Config).ok()?;
         let archive = belonging(data, &configs, |config| &config.name)?.clone();
         let members = self.members_path(&archive.name);
         let opened = open(&archive, &[], members).await.ok()?;

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -11,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::archive::{ArchiveKind, ArchiveName};
 use crate::content_hash::Digest;
 use crate::gitlab::contents::Contents;
-use crate::source::file::FileSource;
-use crate::source::{Fingerprint, Source as _};
+use crate::local;
+use crate::source::{Fingerprint, Source};
 use crate::state::{StateDir, replace};
 
 /// The folder of records in the state folder.
@@ -129,8 +130,9 @@ impl Record {
 
 impl RecordedArchive {
     /// Opens it, if it is still the file that was looked into.
-    pub fn open(&self) -> Option<FileSource> {
-        let source = FileSource::open(&self.path).ok()?;
+    pub fn open(&self) -> Option<Arc<dyn Source>> {
+        let name = ArchiveName::parse(&self.name)?;
+        let source = local::open(&self.path, &name).ok()?;
         (source.fingerprint().ok()? == self.fingerprint).then_some(source)
     }
 }

@@ -1,5 +1,6 @@
 //! Archives on their way to the destinations.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +10,13 @@ use super::look::{Opened, open};
 use super::{Chosen, Run, seconds};
 use crate::archive::{Archive, ArchiveName};
 use crate::content_hash::{Digest, hash_source};
-use crate::destination::dropbox::{Entry, JOURNALS, Transfer};
-use crate::destination::{Destination, Service};
+use crate::destination::dropbox::JOURNALS;
+use crate::destination::{Destination, Entry, Shipment};
 use crate::error::{Error, ErrorKind, Retry};
 use crate::http::source_error;
 use crate::progress::Progress;
 use crate::report::{ArchiveReport, UploadReport, UploadStatus};
 use crate::retry::Patience;
-use crate::source::file::FileSource;
 use crate::source::{Fingerprint, Source};
 use crate::units::Size;
 
@@ -26,7 +26,9 @@ const DRY_RUN_PATIENCE: Duration = Duration::from_secs(10);
 /// An open archive and where it goes.
 pub(super) struct Parcel<'a> {
     pub(super) name: ArchiveName,
-    pub(super) source: Arc<FileSource>,
+    pub(super) source: Arc<dyn Source>,
+    /// Where it lies on this machine.
+    pub(super) source_path: &'a Path,
     /// Of the bytes that were looked into; no others are stored.
     pub(super) fingerprint: &'a Fingerprint,
     pub(super) doubts: &'a [String],
@@ -123,6 +125,7 @@ impl Run<'_> {
                     let parcel = Parcel {
                         name: archive.name.clone(),
                         source: opened.source.clone(),
+                        source_path: &archive.path,
                         fingerprint: &opened.fingerprint,
                         doubts,
                         destination,
@@ -192,12 +195,10 @@ impl Run<'_> {
             );
         }
         let journals = journals.ok();
-        let Service::Dropbox(dropbox) = parcel.destination.service();
-        let transfer = Transfer {
-            dropbox,
+        let shipment = Shipment {
             source: parcel.source.clone(),
             fingerprint: parcel.fingerprint,
-            source_path: parcel.source.path(),
+            source_path: parcel.source_path,
             path: &parcel.path,
             doubts: parcel.doubts,
             client_modified: parcel.name.created_at(),
@@ -205,7 +206,7 @@ impl Run<'_> {
             options: self.job.upload,
             progress,
         };
-        transfer.run().await
+        parcel.destination.store(&shipment).await
     }
 }
 
@@ -245,7 +246,7 @@ impl Parcel<'_> {
 
     /// Hashes the file without sending it.
     async fn hash(&self) -> Result<Digest, Error> {
-        let action = format!("reading {}", self.source.path().display());
+        let action = format!("reading {}", self.source_path.display());
         let (source, fingerprint) = (self.source.clone(), self.fingerprint.clone());
         let hashing = tokio::task::spawn_blocking(move || {
             let hash = hash_source(&*source)?;

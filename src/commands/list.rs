@@ -8,11 +8,12 @@ use serde::Serialize;
 
 use super::setup::{Failure, Setup};
 use super::{ExitStatus, tell};
-use crate::archive::{Archive, ArchiveKind, find_archives};
+use crate::archive::{Archive, ArchiveKind};
 use crate::catalog::Catalog;
 use crate::cli::{Global, ListArgs};
 use crate::history;
 use crate::listing::{self, Row};
+use crate::local::find_archives;
 use crate::report::Status;
 
 /// What `--json` shows.
@@ -116,7 +117,7 @@ async fn list(setup: &Setup, arguments: &ListArgs) -> Listing {
 /// The archives of a kind on this machine; on one without GitLab there are none.
 pub fn local(setup: &Setup, kind: ArchiveKind) -> Vec<Archive> {
     let folder = setup.gitlab.folder(kind);
-    find_archives(folder, kind).unwrap_or_else(|error| {
+    find_archives(&setup.gitlab, kind).unwrap_or_else(|error| {
         if error.kind() != io::ErrorKind::NotFound {
             tracing::warn!(
                 "looking for {kind} archives in {}: {error}",

@@ -15,7 +15,7 @@ use crate::cli::Global;
 use crate::cli::upkeep::LoginArgs;
 use crate::config::{self, Config, DEFAULT_PATH};
 use crate::destination::dropbox::{self, APPS_PAGE, Consent, SCOPES};
-use crate::destination::{self, Destination, Service};
+use crate::destination::{self, Destination};
 use crate::login::configuration::{First, is_writable};
 use crate::login::script::Script;
 use crate::login::{Credential, Job, LoginReport, log_in, program, revoke};
@@ -173,8 +173,12 @@ impl Target {
         let destination = Destination::new(settings, stall, processors);
         let is_default = configuration == Path::new(DEFAULT_PATH);
         let program = program((!is_default).then_some(&configuration));
+        let dropbox = destination
+            .dropbox()
+            .expect("only such ones are chosen among");
         let job = Job {
             destination: &destination,
+            dropbox,
             token_file: &token_file,
             configuration: &configuration,
             first: first.as_ref(),
@@ -208,7 +212,6 @@ impl Target {
             }
             return Ok(report);
         }
-        let Service::Dropbox(dropbox) = destination.service();
         let consent = dropbox.consent().map_err(|error| (1, error.to_string()))?;
         let code = code(&consent, arguments, ask).await?;
         let unwritten = needs_secret

@@ -18,22 +18,23 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use crate::content_hash::Digest;
+use crate::destination::Shipment;
 use crate::destination::dropbox::api::{Answer, Outcome};
 use crate::destination::dropbox::auth::{Auth, Credentials, Token};
+use crate::destination::dropbox::upload::Transfer;
 use crate::error::{Error, ErrorKind};
 use crate::http::{Http, Line, Payload, Reply, Request};
 use crate::retry::{Patience, Pause, retry};
 use crate::settings::Section;
 
-pub use crate::destination::dropbox::api::{Entry, FileEntry, SCOPES};
+pub use crate::destination::dropbox::api::SCOPES;
 pub use crate::destination::dropbox::consent::{
     APPS_PAGE, CONNECTED_APPS_PAGE, Consent, Grant, Revoked,
 };
-pub use crate::destination::dropbox::files::{LARGEST_SMALL_FILE, LONGEST_RANGE};
 pub use crate::destination::dropbox::journal::{
     Header, JOURNALS, Unfinished, awaited, discard, unfinished,
 };
-pub use crate::destination::dropbox::upload::{Options, Transfer};
 
 /// `[destinations.NAME]` with `type = "dropbox"`.
 #[derive(Debug)]
@@ -191,6 +192,13 @@ impl Dropbox {
             self.auth.token(&self.api_line).await.map(drop)
         })
         .await
+    }
+
+    /// Stores an archive through an upload session, and returns its content hash. On an error what was acknowledged
+    /// stays in the journal for the next run.
+    pub async fn store(&self, shipment: &Shipment<'_>) -> Result<Digest, Error> {
+        let dropbox = self;
+        Transfer { dropbox, shipment }.run().await
     }
 
     /// How far this machine's clock is behind the service's, by its last reply.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::content_hash::hash_source;
+use crate::destination::Destination;
 use crate::destination::dropbox::SCOPES;
-use crate::destination::{Destination, Service};
 use crate::error::{Error, ErrorKind};
 use crate::retry::Patience;
 use crate::source::Source;
@@ -99,10 +99,11 @@ impl Probe<'_> {
     async fn steps(&self, proof: &mut Proof) -> Result<(), Error> {
         let (destination, path) = (self.destination, self.path.as_str());
         let patience = || Patience::short(self.allowed);
-        let Service::Dropbox(dropbox) = destination.service();
         proof.unless_lacking(destination.authenticate(&patience()).await)?;
-        let account = proof.unless_lacking(dropbox.account(&patience()).await)?;
-        proof.account = account.flatten();
+        if let Some(dropbox) = destination.dropbox() {
+            let account = proof.unless_lacking(dropbox.account(&patience()).await)?;
+            proof.account = account.flatten();
+        }
         let free = proof.unless_lacking(destination.space(&patience()).await)?;
         proof.free = free.and_then(|space| space.free);
 

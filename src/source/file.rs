@@ -46,11 +46,6 @@ impl FileSource {
     pub fn path(&self) -> &Path {
         &self.path
     }
-
-    /// Brings the bytes onto the disk, so that after a power cut they are still what was hashed.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()
-    }
 }
 
 impl Source for FileSource {
@@ -103,6 +98,10 @@ impl Source for FileSource {
             ReadWriteFlags::NOWAIT,
         )
         .unwrap_or(0)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
     }
 
     fn release(&self, range: Range<u64>) {

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::content_hash::Digest;
+use crate::destination::{Entry, FileEntry};
 use crate::error::{Error, ErrorKind};
 use crate::http::Reply;
 
@@ -64,26 +65,6 @@ pub enum Outcome {
     Failed(Error),
 }
 
-/// A file or folder that is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its last path component, with its own capitals.
-    pub name: String,
-    /// Size in bytes and content hash; none for a folder.
-    pub file: Option<FileEntry>,
-}
-
-/// What is known of a stored file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileEntry {
-    /// In bytes.
-    pub size: u64,
-    /// As Dropbox computed it.
-    pub content_hash: Option<Digest>,
-    /// Names this content at this path.
-    pub rev: String,
-}
-
 #[derive(Deserialize)]
 struct WireEntry {
     #[serde(rename = ".tag")]
@@ -96,7 +77,7 @@ struct WireEntry {
 
 impl Entry {
     /// From the metadata of a reply; the one of a file that was just stored has no tag.
-    pub fn parse(value: &Value) -> Option<Entry> {
+    pub(super) fn parse(value: &Value) -> Option<Entry> {
         let wire = WireEntry::deserialize(value).ok()?;
         let file = match (wire.tag.as_deref(), wire.size, wire.rev) {
             (None | Some("file"), Some(size), Some(rev)) => Some(FileEntry {

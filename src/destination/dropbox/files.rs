@@ -8,13 +8,12 @@ use serde_json::{Value, json};
 
 use super::{Call, Dropbox, argument_header, at};
 use crate::content_hash::Digest;
-use crate::destination::Space;
-use crate::destination::dropbox::api::{Entry, FileEntry};
+use crate::destination::{Entry, FileEntry, LARGEST_SMALL_FILE, LONGEST_RANGE, Space};
 use crate::error::{Error, ErrorKind};
 use crate::http::Payload;
 use crate::retry::{Patience, retry};
 use crate::source::Source;
-use crate::units::{MIB, Size};
+use crate::units::Size;
 
 /// A folder with more files is not one of ours.
 const MOST_ENTRIES: usize = 500_000;
@@ -22,10 +21,6 @@ const MOST_ENTRIES: usize = 500_000;
 const MOST_PAGES: u32 = 10_000;
 /// A listing that the service makes begin anew more often is given up.
 const MOST_RESETS: u32 = 5;
-/// The longest part of a file that is read at once, in bytes.
-pub const LONGEST_RANGE: u64 = 4 * MIB;
-/// The largest file that is stored in one request, in bytes; Dropbox's limit is 150 MiB.
-pub const LARGEST_SMALL_FILE: u64 = 148 * MIB;
 
 impl Dropbox {
     /// What is at a path; none if nothing is.

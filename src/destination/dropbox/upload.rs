@@ -14,13 +14,12 @@
 //! stored something else has it deleted again, by its revision, and gets everything anew.
 
 use std::ops::Range;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{SecondsFormat, Utc};
 use futures_util::future::try_join_all;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
@@ -28,53 +27,22 @@ use serde_json::{Value, json};
 use super::journal::{self, Header, Journal};
 use super::{Call, Dropbox, argument_header, at};
 use crate::content_hash::{Digest, combine, hash_blocks};
-use crate::destination::dropbox::api::{DIFFERENT_DATA, Entry, Refusal};
+use crate::destination::Entry;
+use crate::destination::Shipment;
+use crate::destination::dropbox::api::{DIFFERENT_DATA, Refusal};
 use crate::error::{Error, ErrorKind};
-use crate::http::{Bandwidth, Line, Payload, source_error};
-use crate::progress::Progress;
+use crate::http::{Line, Payload, source_error};
 use crate::retry::{Patience, retry};
-use crate::source::{Fingerprint, Source};
 
 /// Committing a big file can take the service minutes.
 const FINISH_WAIT: Duration = Duration::from_mins(10);
 /// How often everything is begun again before the upload fails.
 const LONGEST_SERIES: usize = 3;
 
-/// How archives are sent, whatever they are.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// In bytes; a multiple of 4 MiB.
-    pub chunk_len: u64,
-    /// Appends in flight.
-    pub concurrency: usize,
-    /// A limit for all of them together.
-    pub bandwidth: Option<Arc<Bandwidth>>,
-    /// How long an upload may go without progress.
-    pub retry_for: Duration,
-}
-
-/// One archive on its way to one path.
-pub struct Transfer<'a> {
-    /// To which account.
-    pub dropbox: &'a Dropbox,
-    /// What is sent.
-    pub source: Arc<dyn Source>,
-    /// What it looked like when it was looked into: only these bytes are stored.
-    pub fingerprint: &'a Fingerprint,
-    /// Where it lies on this machine, for the journal.
-    pub source_path: &'a Path,
-    /// Where it is stored.
-    pub path: &'a str,
-    /// What is wrong with it, for the journal.
-    pub doubts: &'a [String],
-    /// The time it is stored with.
-    pub client_modified: DateTime<Utc>,
-    /// The folder of journals; none if there is no place for them.
-    pub journals: Option<&'a Path>,
-    /// How it is sent.
-    pub options: &'a Options,
-    /// Who is told how far it is.
-    pub progress: &'a Progress,
+/// One archive on its way to one account.
+pub(super) struct Transfer<'a> {
+    pub(super) dropbox: &'a Dropbox,
+    pub(super) shipment: &'a Shipment<'a>,
 }
 
 /// Why a session did not end in a stored archive.
@@ -94,8 +62,8 @@ impl From<Error> for Halt {
 impl Transfer<'_> {
     /// Stores the archive and returns its content hash, which is also what the service computed.
     /// On an error what was acknowledged stays in the journal for the next run.
-    pub async fn run(&self) -> Result<Digest, Error> {
-        let patience = Patience::new(self.options.retry_for);
+    pub(super) async fn run(&self) -> Result<Digest, Error> {
+        let patience = Patience::new(self.shipment.options.retry_for);
         self.unchanged()?;
         let mut resumed = self.resumable();
         for _ in 0..LONGEST_SERIES {
@@ -103,7 +71,7 @@ impl Transfer<'_> {
                 Some(journal) => journal,
                 None => self.start(&patience).await?,
             };
-            self.progress.resumed(journal.acknowledged_bytes());
+            self.shipment.progress.resumed(journal.acknowledged_bytes());
             let journal = Arc::new(Mutex::new(journal));
             let result = self.send(&journal, &patience).await;
             match result {
@@ -124,7 +92,7 @@ impl Transfer<'_> {
                 Err(Halt::Lost(reason)) => {
                     tracing::warn!("{}: {reason}; beginning anew", self.action("uploading to"));
                     self.note(lock(&journal).remove());
-                    self.progress.resumed(0);
+                    self.shipment.progress.resumed(0);
                 }
             }
         }
@@ -139,10 +107,10 @@ impl Transfer<'_> {
     fn resumable(&self) -> Option<Journal> {
         let journal = Journal::resume(&self.journal_path()?).ok()?;
         let header = journal.header();
-        let same = header.fingerprint == *self.fingerprint
-            && header.path == self.path
+        let same = header.fingerprint == *self.shipment.fingerprint
+            && header.path == self.shipment.path
             && header.destination == self.dropbox.name
-            && header.len == self.source.len();
+            && header.len == self.shipment.source.len();
         (same && journal.is_alive(Utc::now())).then_some(journal)
     }
 
@@ -170,14 +138,14 @@ impl Transfer<'_> {
             .ok_or_else(|| Error::new(ErrorKind::Unexpected, &action, "no session ID came back"))?;
         let header = Header {
             destination: self.dropbox.name.clone(),
-            path: self.path.to_owned(),
-            source: self.source_path.to_owned(),
-            fingerprint: self.fingerprint.clone(),
-            len: self.source.len(),
-            chunk_len: self.options.chunk_len,
+            path: self.shipment.path.to_owned(),
+            source: self.shipment.source_path.to_owned(),
+            fingerprint: self.shipment.fingerprint.clone(),
+            len: self.shipment.source.len(),
+            chunk_len: self.shipment.options.chunk_len,
             session: session.to_owned(),
             begun_at: Utc::now(),
-            doubts: self.doubts.to_vec(),
+            doubts: self.shipment.doubts.to_vec(),
         };
         let path = self.journal_path().unwrap_or_default();
         let (journal, error) = tokio::task::spawn_blocking(move || Journal::create(&path, header))
@@ -185,7 +153,7 @@ impl Transfer<'_> {
             .map_err(|_| Error::new(ErrorKind::Unexpected, &action, "the program is ending"))?;
         self.note(
             error
-                .filter(|_| self.journals.is_some())
+                .filter(|_| self.shipment.journals.is_some())
                 .map_or(Ok(()), Err),
         );
         Ok(journal)
@@ -213,11 +181,11 @@ impl Transfer<'_> {
                 .append(line, &session, range, closing, patience)
                 .await?;
             patience.renew();
-            self.progress.add(len);
+            self.shipment.progress.add(len);
             self.acknowledge(journal, number, blocks).await;
             Ok::<_, Halt>(())
         };
-        let workers = (0..self.options.concurrency.min(missing.len())).map(async |_| {
+        let workers = (0..self.shipment.options.concurrency.min(missing.len())).map(async |_| {
             let line = self.dropbox.http.line();
             while let Some(number) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
                 append(&line, *number).await?;
@@ -237,7 +205,7 @@ impl Transfer<'_> {
             .ok_or_else(|| Halt::Lost("a chunk is missing".to_owned()))?;
         self.finish(&session, hash, patience).await?;
         self.unchanged()?;
-        self.source.release(0..self.source.len());
+        self.shipment.source.release(0..self.shipment.source.len());
         Ok(hash)
     }
 
@@ -265,8 +233,8 @@ impl Transfer<'_> {
         });
         let call = self.call(&action, "append_v2", &argument, self.dropbox.http.stall());
         let answer = retry(&self.dropbox.pause, patience, async || {
-            let bandwidth = self.options.bandwidth.clone();
-            let body = Payload::Range(self.source.clone(), range.clone(), bandwidth);
+            let bandwidth = self.shipment.options.bandwidth.clone();
+            let body = Payload::Range(self.shipment.source.clone(), range.clone(), bandwidth);
             match self.dropbox.call(line, &call, body).await? {
                 Err(refusal) if refusal.tags == "content_hash_mismatch" => {
                     // Either the bytes were damaged on their way, or they are no longer the ones hashed.
@@ -301,7 +269,7 @@ impl Transfer<'_> {
             },
         }
         self.unchanged()?;
-        self.source.release(range);
+        self.shipment.source.release(range);
         Ok(blocks)
     }
 
@@ -317,7 +285,7 @@ impl Transfer<'_> {
     async fn hash(&self, action: &str, range: Range<u64>) -> Result<Vec<Digest>, Error> {
         let ending = || Error::new(ErrorKind::Unexpected, action, "the program is ending");
         let _turn = self.dropbox.hashing.acquire().await.map_err(|_| ending())?;
-        let source = self.source.clone();
+        let source = self.shipment.source.clone();
         let hashing = tokio::task::spawn_blocking(move || hash_blocks(&*source, range));
         let blocks = hashing.await.map_err(|_| ending())?;
         blocks.map_err(|error| source_error(action, &error))
@@ -327,12 +295,12 @@ impl Transfer<'_> {
     async fn finish(&self, session: &str, hash: Digest, patience: &Patience) -> Result<(), Halt> {
         let action = self.action("finishing the upload to");
         let argument = json!({
-            "cursor": { "session_id": session, "offset": self.source.len() },
+            "cursor": { "session_id": session, "offset": self.shipment.source.len() },
             "commit": {
-                "path": self.path,
+                "path": self.shipment.path,
                 "mode": "add",
                 "autorename": false,
-                "client_modified": self.client_modified.to_rfc3339_opts(SecondsFormat::Secs, true),
+                "client_modified": self.shipment.client_modified.to_rfc3339_opts(SecondsFormat::Secs, true),
             },
         });
         let call = self.call(&action, "finish", &argument, FINISH_WAIT);
@@ -351,12 +319,14 @@ impl Transfer<'_> {
             Ok(stored) if self.is_stored(Entry::parse(&stored).as_ref(), hash) => Ok(()),
             // The reply does not name our hash: believe what lies there, and take away what is not ours.
             Ok(stored) => {
-                let found = self.dropbox.stat(self.path, patience).await?;
+                let found = self.dropbox.stat(self.shipment.path, patience).await?;
                 if self.is_stored(found.as_ref(), hash) {
                     return Ok(());
                 }
                 if let Some(file) = Entry::parse(&stored).and_then(|entry| entry.file) {
-                    self.dropbox.delete(self.path, &file.rev, patience).await?;
+                    self.dropbox
+                        .delete(self.shipment.path, &file.rev, patience)
+                        .await?;
                 }
                 Err(Halt::Lost(
                     "what was stored has another content hash than the file".to_owned(),
@@ -378,7 +348,7 @@ impl Transfer<'_> {
                 {
                     return Err(failed(ErrorKind::Invalid));
                 }
-                let found = self.dropbox.stat(self.path, patience).await?;
+                let found = self.dropbox.stat(self.shipment.path, patience).await?;
                 if self.is_stored(found.as_ref(), hash) {
                     return Ok(());
                 }
@@ -395,7 +365,9 @@ impl Transfer<'_> {
     /// Whether an entry is this archive, whole.
     fn is_stored(&self, entry: Option<&Entry>, hash: Digest) -> bool {
         let file = entry.and_then(|entry| entry.file.as_ref());
-        file.is_some_and(|file| file.size == self.source.len() && file.content_hash == Some(hash))
+        file.is_some_and(|file| {
+            file.size == self.shipment.source.len() && file.content_hash == Some(hash)
+        })
     }
 
     /// A call to the content host about a session.
@@ -424,14 +396,14 @@ impl Transfer<'_> {
     }
 
     fn action(&self, what: &str) -> String {
-        format!("{}: {what} {}", self.dropbox.name, self.path)
+        format!("{}: {what} {}", self.dropbox.name, self.shipment.path)
     }
 
     /// Fails if the file is no longer the one that was looked into.
     fn unchanged(&self) -> Result<(), Error> {
-        let action = format!("reading {}", self.source_path.display());
-        let now = self.source.fingerprint();
-        if now.map_err(|error| source_error(&action, &error))? == *self.fingerprint {
+        let action = format!("reading {}", self.shipment.source_path.display());
+        let now = self.shipment.source.fingerprint();
+        if now.map_err(|error| source_error(&action, &error))? == *self.shipment.fingerprint {
             return Ok(());
         }
         Err(Error::new(
@@ -443,8 +415,9 @@ impl Transfer<'_> {
     }
 
     fn journal_path(&self) -> Option<std::path::PathBuf> {
-        self.journals
-            .map(|folder| journal::path_of(folder, &self.dropbox.name, self.path))
+        self.shipment
+            .journals
+            .map(|folder| journal::path_of(folder, &self.dropbox.name, self.shipment.path))
     }
 
     /// The journal is a hint: that it cannot be kept is told and keeps no archive from being stored.

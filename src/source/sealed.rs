@@ -1,0 +1,1 @@
+//! Any source, encrypted while it is read.

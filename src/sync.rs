@@ -1,0 +1,1 @@
+//! Brings a destination that was away, or is new, up to date.
