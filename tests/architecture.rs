@@ -131,10 +131,14 @@ const SLEEPS: [&str; 5] = [
 ];
 
 /// Who takes a secret out of its wrapping, and what for.
-const EXPOSERS: [(&str, &str); 4] = [
+const EXPOSERS: [(&str, &str); 8] = [
     (
         "destination/dropbox/auth",
         "puts it into a form or a header, and takes it out of replies",
+    ),
+    (
+        "backup/seals",
+        "writes the key of an encryption that is not done beside its upload's journal",
     ),
     (
         "login/configuration",
@@ -147,6 +151,18 @@ const EXPOSERS: [(&str, &str); 4] = [
     (
         "notify/mail/smtp",
         "logs in at a mail server, and takes it out of replies",
+    ),
+    (
+        "seal/identities",
+        "hands the private keys that it reads to what decrypts",
+    ),
+    (
+        "seal/opening",
+        "makes the key of a payload from the key of its file",
+    ),
+    (
+        "seal/sealing",
+        "makes the key of a payload from the key of its file, and keeps that for a journal",
     ),
 ];
 
