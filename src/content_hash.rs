@@ -125,6 +125,27 @@ impl ContentHasher {
     }
 }
 
+/// The digest of one block whose bytes come in order, in pieces of any length.
+pub struct BlockHasher(Context);
+
+impl Default for BlockHasher {
+    fn default() -> BlockHasher {
+        BlockHasher(Context::new(&SHA256))
+    }
+}
+
+impl BlockHasher {
+    /// The next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all of them.
+    pub fn finish(self) -> Digest {
+        finish(self.0)
+    }
+}
+
 fn finish(context: Context) -> Digest {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(context.finish().as_ref());
