@@ -321,7 +321,9 @@ fn lag(headers: &HeaderMap, now: DateTime<Utc>) -> Option<TimeDelta> {
 /// The local bytes could not be read.
 pub fn source_error(action: &str, error: &io::Error) -> Error {
     let kind = match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound => ErrorKind::SourceChanged,
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::NotFound
+        | io::ErrorKind::StaleNetworkFileHandle => ErrorKind::SourceChanged,
         _ => ErrorKind::Invalid,
     };
     Error::new(kind, action, format!("reading the file: {error}"))

@@ -27,6 +27,12 @@ pub trait Source: Send + Sync {
     /// nanoseconds. An error says that the bytes can no longer be reached under their name.
     fn fingerprint(&self) -> io::Result<Fingerprint>;
 
+    /// Whether all that has been read so far was as `expected` says. Asked again and again while it is read, and
+    /// therefore not of a tree's hundred thousand files: [`fingerprint`](Source::fingerprint) asks at the end.
+    fn is_still(&self, expected: &Fingerprint) -> io::Result<bool> {
+        Ok(self.fingerprint()? == *expected)
+    }
+
     /// Fills `buf` from `offset`; short only at the end. Blocks: call it from the blocking pool.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
 
@@ -39,6 +45,11 @@ pub trait Source: Send + Sync {
     /// Brings the bytes onto the disk, so that after a power cut they are still what was hashed.
     fn sync(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    /// What could not be taken into it, in words: a doubt each.
+    fn left_out(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Tells the kernel that this part will not be read again soon. A hint.
@@ -55,6 +66,15 @@ impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// A file of a source is no longer what it was; the name is shown as it is.
+pub fn changed(name: &str) -> io::Error {
+    // Not its kind of file system, but what it says: the handle leads to nothing that is known any more.
+    io::Error::new(
+        io::ErrorKind::StaleNetworkFileHandle,
+        format!("{name} has changed, or is gone"),
+    )
 }
 
 /// Fills all of `buf` from `offset`, or fails with `UnexpectedEof`: the source got shorter.

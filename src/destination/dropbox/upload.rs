@@ -13,6 +13,7 @@
 //! there with the same hash, that was a lost reply too; else a new session is started. A service that
 //! stored something else has it deleted again, by its revision, and gets everything anew.
 
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -203,8 +204,9 @@ impl Transfer<'_> {
         let hash = lock(journal)
             .content_hash()
             .ok_or_else(|| Halt::Lost("a chunk is missing".to_owned()))?;
+        self.unchanged_as_a_whole().await?;
         self.finish(&session, hash, patience).await?;
-        self.unchanged()?;
+        self.unchanged_as_a_whole().await?;
         self.shipment.source.release(0..self.shipment.source.len());
         Ok(hash)
     }
@@ -399,11 +401,28 @@ impl Transfer<'_> {
         format!("{}: {what} {}", self.dropbox.name, self.shipment.path)
     }
 
-    /// Fails if the file is no longer the one that was looked into.
+    /// Fails if what was read so far is no longer what was looked into.
     fn unchanged(&self) -> Result<(), Error> {
+        self.judge(self.shipment.source.is_still(self.shipment.fingerprint))
+    }
+
+    /// The same for all of it, in the blocking pool: a tree looks at every file.
+    async fn unchanged_as_a_whole(&self) -> Result<(), Error> {
+        let (source, expected) = (
+            self.shipment.source.clone(),
+            self.shipment.fingerprint.clone(),
+        );
+        let looking = tokio::task::spawn_blocking(move || Ok(source.fingerprint()? == expected));
+        self.judge(
+            looking
+                .await
+                .unwrap_or_else(|_| Err(io::Error::other("the program is ending"))),
+        )
+    }
+
+    fn judge(&self, is_still: io::Result<bool>) -> Result<(), Error> {
         let action = format!("reading {}", self.shipment.source_path.display());
-        let now = self.shipment.source.fingerprint();
-        if now.map_err(|error| source_error(&action, &error))? == *self.shipment.fingerprint {
+        if is_still.map_err(|error| source_error(&action, &error))? {
             return Ok(());
         }
         Err(Error::new(
