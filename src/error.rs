@@ -69,6 +69,7 @@ pub struct Error {
     reply: String,
     hint: Option<String>,
     lacks: Vec<String>,
+    absent: bool,
 }
 
 impl Error {
@@ -80,7 +81,20 @@ impl Error {
             reply: printable(&reply.into()),
             hint: None,
             lacks: Vec::new(),
+            absent: false,
         }
+    }
+
+    /// Notes that the place as a whole is not there: a disk that is not mounted, a machine that does not answer.
+    #[must_use]
+    pub fn absent(mut self) -> Error {
+        self.absent = true;
+        self
+    }
+
+    /// Whether the place as a whole is not there, which need not be a failure.
+    pub fn is_absent(&self) -> bool {
+        self.absent
     }
 
     /// Notes which rights the credentials lack, by the service's names.

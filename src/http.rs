@@ -18,6 +18,8 @@ use reqwest::header::{CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Url};
 use rustls::ClientConfig;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use crate::error::{Error, ErrorKind};
 use crate::http::body::{Meter, Streamed};
@@ -26,6 +28,7 @@ use crate::source::Source;
 use crate::units::{Size, Span};
 
 pub use crate::http::body::Bandwidth;
+pub use reqwest::Method;
 
 /// A longer reply is refused; bytes.
 const LONGEST_REPLY: usize = 8 * 1024 * 1024;
@@ -51,8 +54,10 @@ pub struct Line {
 /// How far this machine's clock is behind the last server that told the time; shared by all lines.
 type Clock = Arc<Mutex<Option<TimeDelta>>>;
 
-/// A POST request.
+/// A request.
 pub struct Request {
+    /// What is asked for.
+    pub method: Method,
     /// Where to.
     pub url: Url,
     /// Its headers; a secret one is marked sensitive.
@@ -82,16 +87,44 @@ pub struct Reply {
     pub body: Vec<u8>,
 }
 
+/// What becomes of the body of a reply.
+enum Wanted<'a> {
+    /// It is collected.
+    Whole,
+    /// It is not read.
+    Nothing,
+    /// That of a success goes here; any other is collected.
+    Pieces(Pieces<'a>),
+}
+
+/// Takes a body as it comes: the status, the headers, the next bytes. Whether it wants more.
+type Pieces<'a> = &'a mut dyn FnMut(u16, &HeaderMap, &[u8]) -> bool;
+
 impl Http {
     /// `stall`: a connection that moves nothing for so long is given up. `direct`: no proxy is used,
     /// whatever the environment says.
     pub fn new(stall: Duration, direct: bool) -> Http {
+        Http::trusting(stall, direct, &[]).expect("without a certificate none is wrong")
+    }
+
+    /// Like [`Http::new`], and these certificates are trusted beside the system's. They are PEM; the error says
+    /// what is wrong with them.
+    pub fn trusting(stall: Duration, direct: bool, more: &[u8]) -> Result<Http, String> {
         let mut roots = rustls::RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
             tracing::debug!("reading the system's certificates: {error}");
         }
         roots.add_parsable_certificates(found.certs);
+        let mut extra = 0;
+        for certificate in CertificateDer::pem_slice_iter(more) {
+            let certificate = certificate.map_err(|error| error.to_string())?;
+            roots.add(certificate).map_err(|error| error.to_string())?;
+            extra += 1;
+        }
+        if extra == 0 && !more.is_empty() {
+            return Err("there is no certificate in it".to_owned());
+        }
         if roots.is_empty() {
             tracing::warn!(
                 "no trusted certificates were found on this machine, so no HTTPS connection can succeed\n  \
@@ -104,12 +137,12 @@ impl Http {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let clock = Clock::default();
-        Http {
+        Ok(Http {
             tls,
             stall,
             direct,
             clock,
-        }
+        })
     }
 
     /// How long a connection may move nothing, and a reply may take.
@@ -181,16 +214,33 @@ fn crypto_provider() -> CryptoProvider {
 impl Line {
     /// Sends a request and reads the whole reply. `action` says what it is for in an error.
     pub async fn send(&self, action: &str, request: Request) -> Result<Reply, Error> {
-        self.exchange(action, request, true).await
+        self.exchange(action, request, Wanted::Whole).await
+    }
+
+    /// Like [`Line::send`], but the body of a 200 or 206 is handed to `take` as it comes, and not collected.
+    /// What `take` wants no more of is not read.
+    pub async fn receive(
+        &self,
+        action: &str,
+        request: Request,
+        mut take: impl FnMut(u16, &HeaderMap, &[u8]) -> bool,
+    ) -> Result<Reply, Error> {
+        self.exchange(action, request, Wanted::Pieces(&mut take))
+            .await
     }
 
     /// Like [`Line::send`], but what comes behind the head of the reply is not read; its status.
     pub async fn tell(&self, action: &str, request: Request) -> Result<u16, Error> {
-        let reply = self.exchange(action, request, false).await?;
+        let reply = self.exchange(action, request, Wanted::Nothing).await?;
         Ok(reply.status)
     }
 
-    async fn exchange(&self, action: &str, request: Request, whole: bool) -> Result<Reply, Error> {
+    async fn exchange(
+        &self,
+        action: &str,
+        request: Request,
+        mut wanted: Wanted<'_>,
+    ) -> Result<Reply, Error> {
         let meter = Arc::new(Meter::default());
         let (body, body_len) = match request.body {
             Payload::Bytes(bytes) => {
@@ -206,11 +256,12 @@ impl Line {
                 )
             }
         };
-        let mut builder = self.client.post(request.url).body(body);
+        let asks = matches!(request.method, Method::GET | Method::HEAD);
+        let mut builder = self.client.request(request.method, request.url).body(body);
         for (name, value) in request.headers {
             builder = builder.header(name, value);
         }
-        if body_len == 0 {
+        if body_len == 0 && !asks {
             // Left out otherwise, and then some servers ask for it (411).
             builder = builder.header(CONTENT_LENGTH, 0);
         }
@@ -220,7 +271,23 @@ impl Line {
             if let (Some(lag), Ok(mut clock)) = (lag(&headers, Utc::now()), self.clock.lock()) {
                 *clock = Some(lag);
             }
-            if !whole {
+            if matches!(wanted, Wanted::Nothing) {
+                let body = Vec::new();
+                return Ok(Some(Reply {
+                    status,
+                    headers,
+                    body,
+                }));
+            }
+            if let Wanted::Pieces(take) = &mut wanted
+                && matches!(status, 200 | 206)
+            {
+                while let Some(chunk) = response.chunk().await? {
+                    meter.received(chunk.len() as u64);
+                    if !take(status, &headers, &chunk) {
+                        break;
+                    }
+                }
                 let body = Vec::new();
                 return Ok(Some(Reply {
                     status,
@@ -364,7 +431,12 @@ fn network_error(action: &str, error: &reqwest::Error) -> Error {
             "check the network",
         )
     };
-    Error::new(ErrorKind::Unavailable, action, reply).hint(hint)
+    let failed = Error::new(ErrorKind::Unavailable, action, reply).hint(hint);
+    if dns || error.is_connect() {
+        failed.absent()
+    } else {
+        failed
+    }
 }
 
 /// rustls' error lies inside an I/O error, perhaps inside another one; their `source` skips it.

@@ -83,6 +83,11 @@ impl Progress {
         )
     }
 
+    /// Nothing of what had arrived counts any more.
+    pub fn begin_again(&self) {
+        self.resumed(0);
+    }
+
     /// So many more bytes have been acknowledged.
     pub fn add(&self, bytes: u64) {
         let done = self.0.done.fetch_add(bytes, Ordering::Relaxed) + bytes;

@@ -24,7 +24,7 @@ use crate::destination::dropbox::api::{Answer, Outcome};
 use crate::destination::dropbox::auth::{Auth, Credentials, Token};
 use crate::destination::dropbox::upload::Transfer;
 use crate::error::{Error, ErrorKind};
-use crate::http::{Http, Line, Payload, Reply, Request};
+use crate::http::{Http, Line, Method, Payload, Reply, Request};
 use crate::retry::{Patience, Pause, retry};
 use crate::settings::Section;
 
@@ -283,6 +283,7 @@ impl Call<'_> {
         let mut headers = self.headers.clone();
         headers.push((AUTHORIZATION, token.header()));
         Request {
+            method: Method::POST,
             url: self.url.clone(),
             headers,
             body,

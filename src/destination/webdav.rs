@@ -1,115 +1,517 @@
-//! `WebDAV` servers, as Nextcloud is one.
+//! `WebDAV` servers: Nextcloud, ownCloud, `rclone serve webdav`, Apache's `mod_dav`. The only place that knows
+//! the protocol (<https://www.rfc-editor.org/rfc/rfc4918>).
+//!
+//! Nothing can be continued there: an upload that breaks begins again. It goes to a temporary name and is
+//! moved to its own one when it is proved to be whole, so that there never is half a file under it.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+mod answer;
+mod auth;
+mod get;
+mod multistatus;
+mod observed;
+mod store;
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::TimeDelta;
+use reqwest::Url;
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_MATCH, LOCATION,
+};
 
-use crate::content_hash::Digest;
-use crate::destination::{Entry, FileEntry, Shipment, Space};
+use self::answer::{failed, sent_elsewhere};
+use self::auth::{Auth, Credentials};
+use self::multistatus::Item;
+use crate::destination::{Entry, FileEntry, Space};
 use crate::error::{Error, ErrorKind};
-use crate::retry::Patience;
+use crate::http::{Http, Line, Method, Payload, Reply, Request};
+use crate::retry::{Patience, Pause, retry};
 use crate::settings::Section;
-use crate::source::Source;
+use crate::units::MIB;
 
-/// `[destinations.NAME]` of such a type.
+/// A longer file holds no certificates that are meant; bytes.
+const LONGEST_CA_FILE: u64 = MIB;
+/// So often a server may send on to another address of its own.
+const MOST_REDIRECTS: u32 = 3;
+
+/// `[destinations.NAME]` with `type = "webdav"`.
 #[derive(Debug)]
-pub struct Settings {}
+pub struct Settings {
+    url: Url,
+    credentials: Credentials,
+    ca_file: Option<PathBuf>,
+}
 
 impl Settings {
     /// Reads the keys that only this type has. None if something is missing; that is noted.
     pub fn read(section: &mut Section<'_>) -> Option<Settings> {
-        section.pass_over();
-        None
+        let url = url(section);
+        let credentials = Credentials::read(section);
+        let ca_file = section.get("ca_file");
+        Some(Settings {
+            url: url?,
+            credentials,
+            ca_file,
+        })
     }
 
     /// A file outside the configuration that holds a secret of this destination, if one is used.
     pub fn secret_file(&self) -> Option<&PathBuf> {
-        None
+        self.credentials.file()
     }
 }
 
-/// A client for one such place.
+/// The folder that ours lie in: by HTTPS, or by HTTP on this very machine, as a password is shown there.
+fn url(section: &mut Section<'_>) -> Option<Url> {
+    let text = section.require::<String>("url")?;
+    let url = Url::parse(&text).ok().filter(|url| url.has_host());
+    let Some(url) = url else {
+        section.fault(
+            "url",
+            "takes an address, like \"https://cloud.example.org/remote.php/dav/files/USER/\"",
+        );
+        return None;
+    };
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    let is_here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    let fault = match url.scheme() {
+        "https" => None,
+        "http" if is_here => None,
+        _ => Some(
+            "takes an address that starts with https:// (or http:// to this machine's loopback); \
+             a certificate of your own goes into `ca_file`",
+        ),
+    };
+    let fault = if !url.username().is_empty() || url.password().is_some() {
+        Some("takes an address without a name or password: they go into `username` and `password`")
+    } else if url.query().is_some() || url.fragment().is_some() {
+        Some("takes an address without `?` and `#`")
+    } else {
+        fault
+    };
+    match fault {
+        Some(fault) => {
+            section.fault("url", fault);
+            None
+        }
+        None => Some(url),
+    }
+}
+
+/// A client for one folder of one server.
 pub struct WebDav {
     name: String,
+    root: Url,
+    /// Or why nothing can be asked: a file of the configuration cannot be read.
+    service: Result<Service, String>,
+    /// Connections that nobody uses now; as many as there have been users at a time.
+    idle: Mutex<Vec<Line>>,
+    /// When the server asks to wait, everybody waits.
+    pause: Pause,
+    /// Whether the folder of `url` has been seen, without which nothing that is not there says anything.
+    is_seen: AtomicBool,
+    /// Whether it is ownCloud's kind of server, which tells checksums.
+    is_owncloud: AtomicBool,
+    /// Folders that have been looked through for what killed runs left.
+    swept: Mutex<Vec<String>>,
+    stall: Duration,
+}
+
+struct Service {
+    http: Http,
+    auth: Auth,
+}
+
+/// A request, without what is shown to the server.
+struct Call<'a> {
+    action: &'a str,
+    method: Method,
+    url: Url,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Payload,
+    reply_wait: Duration,
+}
+
+/// How far a folder is looked into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Itself,
+    Children,
 }
 
 impl WebDav {
     /// `stall`: a connection that moves nothing for so long is given up.
-    pub fn new(name: &str, _settings: Settings, _stall: Duration) -> WebDav {
+    pub fn new(name: &str, settings: Settings, stall: Duration) -> WebDav {
+        // Plain HTTP goes to this very machine: never through a proxy.
+        let direct = settings.url.scheme() == "http";
+        let service = || -> Result<Service, String> {
+            let ca = settings.ca_file.as_deref().map(read_ca).transpose()?;
+            let http = Http::trusting(stall, direct, ca.as_deref().unwrap_or_default());
+            let http = http.map_err(|error| {
+                let file = settings.ca_file.as_deref().unwrap_or(Path::new(""));
+                format!(
+                    "the certificates in {}: {error}\n  `ca_file` takes a file in PEM form, with BEGIN CERTIFICATE",
+                    file.display()
+                )
+            })?;
+            let auth = settings.credentials.auth()?;
+            Ok(Service { http, auth })
+        };
         WebDav {
             name: name.to_owned(),
+            service: service(),
+            root: settings.url,
+            idle: Mutex::default(),
+            pause: Pause::default(),
+            is_seen: AtomicBool::new(false),
+            is_owncloud: AtomicBool::new(false),
+            swept: Mutex::default(),
+            stall,
         }
     }
 
-    /// Proves that the place is there and the credentials are right.
-    pub async fn authenticate(&self, _patience: &Patience) -> Result<(), Error> {
-        Err(self.unknown())
+    /// Proves that the folder is there and the credentials are right.
+    pub async fn authenticate(&self, patience: &Patience) -> Result<(), Error> {
+        self.is_seen.store(false, Ordering::Relaxed);
+        self.see(patience).await
     }
 
     /// How far this machine's clock is behind its, by its last reply.
     pub fn clock_lag(&self) -> Option<TimeDelta> {
-        None
+        self.service.as_ref().ok()?.http.clock_lag()
     }
 
     /// What is at a path; none if nothing is.
-    pub async fn stat(&self, _path: &str, _patience: &Patience) -> Result<Option<Entry>, Error> {
-        Err(self.unknown())
+    pub async fn stat(&self, path: &str, patience: &Patience) -> Result<Option<Entry>, Error> {
+        let item = self.item(path, patience).await?;
+        Ok(item.as_ref().map(entry))
+    }
+
+    async fn item(&self, path: &str, patience: &Patience) -> Result<Option<Item>, Error> {
+        let action = format!("{}: looking at {path}", self.name);
+        let question = multistatus::QUESTION;
+        let found = self.ask(&action, path, Depth::Itself, question, patience);
+        let Some(mut items) = found.await? else {
+            self.see(patience).await?;
+            return Ok(None);
+        };
+        let wanted = self.parts(path);
+        let found = items.iter().position(|item| item.path == wanted);
+        // Behind a proxy a server may tell another beginning of the path.
+        let found = found.or((items.len() == 1).then_some(0));
+        let unknown = || {
+            Error::new(
+                ErrorKind::Unexpected,
+                &action,
+                "the reply is about something else",
+            )
+        };
+        found
+            .map(|found| Some(items.swap_remove(found)))
+            .ok_or_else(unknown)
     }
 
     /// How full it is.
-    pub async fn space(&self, _patience: &Patience) -> Result<Space, Error> {
-        Err(self.unknown())
+    pub async fn space(&self, patience: &Patience) -> Result<Space, Error> {
+        let action = format!("{}: asking for free space", self.name);
+        let asked = self.ask(&action, "", Depth::Itself, multistatus::SPACE, patience);
+        let item = asked
+            .await?
+            .and_then(|mut items| items.pop())
+            .unwrap_or_default();
+        let total = item.available.zip(item.used);
+        Ok(Space {
+            free: item.available,
+            used: item.used,
+            total: total.map(|(free, used)| free.saturating_add(used)),
+        })
     }
 
     /// Everything directly in a folder; none if there is no such folder.
     pub async fn list(
         &self,
-        _folder: &str,
-        _patience: &Patience,
+        folder: &str,
+        patience: &Patience,
     ) -> Result<Option<Vec<Entry>>, Error> {
-        Err(self.unknown())
+        let items = self.items(folder, patience).await?;
+        Ok(items.map(|items| items.iter().map(entry).collect()))
     }
 
-    /// Reads a part of a file; shorter only at its end.
-    pub async fn read(
-        &self,
-        _path: &str,
-        _offset: u64,
-        _len: u64,
-        _patience: &Patience,
-    ) -> Result<Vec<u8>, Error> {
-        Err(self.unknown())
-    }
-
-    /// Stores a small file, whose content hash is `hash`, in the place of whatever file has that path.
-    pub async fn put(
-        &self,
-        _path: &str,
-        _source: &Arc<dyn Source>,
-        _hash: Digest,
-        _patience: &Patience,
-    ) -> Result<FileEntry, Error> {
-        Err(self.unknown())
-    }
-
-    /// Stores an archive, complete or not at all, and returns the content hash of what was sent.
-    pub async fn store(&self, _shipment: &Shipment<'_>) -> Result<Digest, Error> {
-        Err(self.unknown())
+    async fn items(&self, folder: &str, patience: &Patience) -> Result<Option<Vec<Item>>, Error> {
+        let shown = if folder.is_empty() { "/" } else { folder };
+        let action = format!("{}: listing {shown}", self.name);
+        let question = multistatus::QUESTION;
+        let found = self.ask(&action, folder, Depth::Children, question, patience);
+        let Some(items) = found.await? else {
+            self.see(patience).await?;
+            return Ok(None);
+        };
+        let wanted = self.parts(folder);
+        let own = items.iter().find(|item| item.path == wanted);
+        // Behind a proxy a server may tell another beginning of all paths.
+        let own = own.or_else(|| items.iter().min_by_key(|item| item.path.len()));
+        let Some(own) = own.cloned() else {
+            return Err(Error::new(
+                ErrorKind::Unexpected,
+                action,
+                "the reply is empty",
+            ));
+        };
+        if !own.is_folder {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                action,
+                "it is a file, not a folder",
+            ));
+        }
+        let is_child = |item: &Item| {
+            let parent = item.path.split_last().map(|(_, parent)| parent);
+            parent == Some(&own.path[..])
+        };
+        Ok(Some(items.into_iter().filter(is_child).collect()))
     }
 
     /// Deletes a file, but only if it still is the content that `rev` names; `false` if it is gone.
-    pub async fn delete(
-        &self,
-        _path: &str,
-        _rev: &str,
-        _patience: &Patience,
-    ) -> Result<bool, Error> {
-        Err(self.unknown())
+    pub async fn delete(&self, path: &str, rev: &str, patience: &Patience) -> Result<bool, Error> {
+        let action = format!("{}: deleting {path}", self.name);
+        // Not every server heeds the condition, so it is looked at first.
+        let Some(item) = self.item(path, patience).await? else {
+            return Ok(false);
+        };
+        let other = |what: &str| {
+            Error::new(
+                ErrorKind::Invalid,
+                &action,
+                format!("{what}; nothing was touched"),
+            )
+        };
+        if item.is_folder {
+            return Err(other("it is a folder"));
+        }
+        if self::rev(&item) != rev {
+            return Err(other("it is no longer the file that was listed"));
+        }
+        let mut call = self.call(&action, Method::DELETE, path);
+        // A weak one never matches.
+        let strong = item.etag.as_deref().filter(|etag| etag.starts_with('"'));
+        if let Some(etag) = strong.and_then(|etag| HeaderValue::from_str(etag).ok()) {
+            call.headers.push((IF_MATCH, etag));
+        }
+        let reply = self
+            .repeat(&call, patience, |status| {
+                matches!(status, 200..=204 | 404 | 410 | 412)
+            })
+            .await?;
+        match reply.status {
+            412 => Err(other("it is no longer the file that was listed")),
+            404 | 410 => Ok(false),
+            _ => Ok(true),
+        }
     }
 
-    fn unknown(&self) -> Error {
-        Error::new(ErrorKind::Invalid, &self.name, "not known yet")
+    /// Makes sure that the folder of `url` is there, once.
+    async fn see(&self, patience: &Patience) -> Result<(), Error> {
+        if self.is_seen.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let action = format!("{}: looking at the folder of `url`", self.name);
+        let found = self.ask(&action, "", Depth::Itself, multistatus::QUESTION, patience);
+        let item = found.await?.and_then(|mut items| items.pop());
+        match item {
+            Some(item) if item.is_folder => {
+                self.is_seen.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Some(_) => Err(Error::new(ErrorKind::Invalid, action, "it is no folder")
+                .hint("check `url`; Nextcloud's is https://HOST/remote.php/dav/files/USER/")),
+            None => Err(Error::new(ErrorKind::NotFound, action, "it is not there")
+                .hint("make it there, or check `url`; Nextcloud's is https://HOST/remote.php/dav/files/USER/")),
+        }
+    }
+
+    /// What there is at a path; none if nothing is.
+    async fn ask(
+        &self,
+        action: &str,
+        path: &str,
+        depth: Depth,
+        question: &'static str,
+        patience: &Patience,
+    ) -> Result<Option<Vec<Item>>, Error> {
+        let depth = HeaderValue::from_static(if depth == Depth::Itself { "0" } else { "1" });
+        let xml = HeaderValue::from_static("application/xml; charset=utf-8");
+        let call = Call {
+            headers: vec![
+                (HeaderName::from_static("depth"), depth),
+                (CONTENT_TYPE, xml),
+            ],
+            body: Payload::Bytes(Bytes::from_static(question.as_bytes())),
+            ..self.call(action, method(b"PROPFIND"), path)
+        };
+        let reply = self
+            .repeat(&call, patience, |status| matches!(status, 207 | 404))
+            .await?;
+        if reply.status == 404 {
+            return Ok(None);
+        }
+        let text = String::from_utf8_lossy(&reply.body);
+        let items = multistatus::parse(&text).map_err(|what| {
+            Error::new(ErrorKind::Unexpected, action, what)
+                .hint("is `url` the address of a WebDAV folder? is a proxy on the way?")
+        })?;
+        if items.iter().any(|item| item.is_owncloud) {
+            self.is_owncloud.store(true, Ordering::Relaxed);
+        }
+        Ok(Some(items))
+    }
+
+    fn call<'a>(&self, action: &'a str, method: Method, path: &str) -> Call<'a> {
+        Call {
+            action,
+            method,
+            url: self.at(path),
+            headers: Vec::new(),
+            body: Payload::Bytes(Bytes::new()),
+            reply_wait: self.stall,
+        }
+    }
+
+    /// Asks until the status is one of those that are `expected`, or patience ends.
+    async fn repeat(
+        &self,
+        call: &Call<'_>,
+        patience: &Patience,
+        expected: impl Fn(u16) -> bool,
+    ) -> Result<Reply, Error> {
+        retry(&self.pause, patience, async || {
+            let reply = self.receive(call, &mut |_, _, _| false).await?;
+            if expected(reply.status) {
+                Ok(reply)
+            } else {
+                Err(self.failed(call.action, &reply))
+            }
+        })
+        .await
+    }
+
+    /// One attempt. The body of a success goes to `take`; redirections are followed on the same server.
+    async fn receive(
+        &self,
+        call: &Call<'_>,
+        take: &mut dyn FnMut(u16, &HeaderMap, &[u8]) -> bool,
+    ) -> Result<Reply, Error> {
+        let service = self.service.as_ref().map_err(|why| {
+            let (what, way_out) = why
+                .split_once("\n  ")
+                .unwrap_or((why, "check the configuration"));
+            Error::new(ErrorKind::Invalid, call.action, what).hint(way_out)
+        })?;
+        let idle = self.idle.lock().ok().and_then(|mut idle| idle.pop());
+        let line = idle.unwrap_or_else(|| service.http.line());
+        let mut url = call.url.clone();
+        for _ in 0..=MOST_REDIRECTS {
+            let mut headers = call.headers.clone();
+            headers.extend(service.auth.header().map(|header| (AUTHORIZATION, header)));
+            let request = Request {
+                method: call.method.clone(),
+                url: url.clone(),
+                headers,
+                body: call.body.clone(),
+                reply_wait: call.reply_wait,
+            };
+            let reply = line.receive(call.action, request, &mut *take).await?;
+            if !matches!(reply.status, 301 | 302 | 307 | 308) {
+                if let Ok(mut idle) = self.idle.lock() {
+                    idle.push(line);
+                }
+                return Ok(reply);
+            }
+            let to = reply.headers.get(LOCATION).and_then(|to| to.to_str().ok());
+            let to = to.and_then(|to| url.join(to).ok());
+            match to {
+                Some(to) if to.origin() == url.origin() => url = to,
+                to => return Err(sent_elsewhere(call.action, to.as_ref())),
+            }
+        }
+        let what = "the server sends on again and again";
+        Err(Error::new(ErrorKind::Unexpected, call.action, what).hint("check `url`"))
+    }
+
+    /// What a reply means that is not the one that was hoped for.
+    fn failed(&self, action: &str, reply: &Reply) -> Error {
+        let auth = self.service.as_ref().map(|service| &service.auth);
+        failed(action, reply)
+            .map_text(|text| auth.map_or_else(|_| text.to_owned(), |auth| auth.redact(text)))
+    }
+
+    /// The address of a path of ours.
+    fn at(&self, path: &str) -> Url {
+        let mut url = self.root.clone();
+        if let Ok(mut parts) = url.path_segments_mut() {
+            parts.pop_if_empty();
+            parts.extend(path.split('/').filter(|part| !part.is_empty()));
+            if path.is_empty() {
+                parts.push("");
+            }
+        }
+        url
+    }
+
+    /// The parts of the path of ours on the server, decoded.
+    fn parts(&self, path: &str) -> Vec<String> {
+        multistatus::path_of(self.at(path).path()).unwrap_or_default()
+    }
+}
+
+/// The methods of WebDAV's own.
+fn method(name: &'static [u8]) -> Method {
+    Method::from_bytes(name).expect("letters make a method")
+}
+
+fn entry(item: &Item) -> Entry {
+    let file = (!item.is_folder).then(|| FileEntry {
+        size: item.size.unwrap_or(0),
+        content_hash: None,
+        rev: rev(item),
+    });
+    Entry {
+        name: item.path.last().cloned().unwrap_or_default(),
+        file,
+    }
+}
+
+/// Names this content: the entity tag, which a server may call weak now and strong a second later; without one
+/// what changes with the content.
+fn rev(item: &Item) -> String {
+    match &item.etag {
+        Some(etag) => etag.trim_start_matches("W/").to_owned(),
+        None => format!(
+            "{}-{}",
+            item.size.unwrap_or(0),
+            item.modified.as_deref().unwrap_or_default()
+        ),
+    }
+}
+
+fn read_ca(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(LONGEST_CA_FILE).read_to_end(&mut bytes));
+    match read {
+        Ok(0) => Err(format!(
+            "{} is empty\n  `ca_file` takes certificates in PEM form",
+            path.display()
+        )),
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(format!(
+            "reading the certificates in {}: {error}\n  check `ca_file`",
+            path.display()
+        )),
     }
 }

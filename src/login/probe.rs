@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-use crate::content_hash::hash_source;
-use crate::destination::Destination;
+use crate::content_hash::{Digest, hash_source};
 use crate::destination::dropbox::SCOPES;
+use crate::destination::{Destination, FileEntry};
 use crate::error::{Error, ErrorKind};
 use crate::retry::Patience;
 use crate::source::Source;
@@ -54,6 +54,11 @@ impl Proof {
             }
         }
     }
+}
+
+/// Whether what is there is what was stored, as far as the service tells.
+fn is_it(file: &FileEntry, hash: Digest, len: u64) -> bool {
+    file.size == len && file.content_hash.is_none_or(|told| told == hash)
 }
 
 /// A probe of one destination; nothing is stored before it is made.
@@ -122,7 +127,7 @@ impl Probe<'_> {
             && let Some(entry) = looked
         {
             let file = entry.and_then(|entry| entry.file);
-            if file.is_none_or(|file| file.content_hash != Some(hash)) {
+            if file.is_none_or(|file| !is_it(&file, hash, source.len())) {
                 return Err(wrong("what was stored is not what is there"));
             }
         }

@@ -7,7 +7,7 @@ use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 
 use crate::error::{Error, ErrorKind};
-use crate::http::{Http, Payload, Request};
+use crate::http::{Http, Method, Payload, Request};
 use crate::retry::{Patience, Pause, retry};
 
 /// More tries than these help nobody who waits for the run to end.
@@ -27,6 +27,7 @@ pub async fn post(
     let line = http.line();
     persistently(http.stall(), async || {
         let request = Request {
+            method: Method::POST,
             url: url.clone(),
             headers: headers.clone(),
             body: body.clone(),

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::destination::dropbox::api::{self, NEEDED_TO_STORE, SCOPES};
 use crate::error::{Error, ErrorKind};
-use crate::http::{Line, Payload, Reply, Request};
+use crate::http::{Line, Method, Payload, Reply, Request};
 
 /// A token is renewed this long before it expires, or after nine tenths of a shorter life.
 const AHEAD: Duration = Duration::from_mins(5);
@@ -288,6 +288,7 @@ impl Auth {
                 .append_pair("client_secret", secret.expose_secret());
         }
         let request = Request {
+            method: Method::POST,
             url: self.token_url.clone(),
             headers: vec![(
                 CONTENT_TYPE,

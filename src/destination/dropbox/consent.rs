@@ -19,7 +19,7 @@ use super::{Dropbox, at};
 use crate::destination::dropbox::api::{self, Outcome};
 use crate::destination::dropbox::auth::{Field, NotGranted};
 use crate::error::{Error, ErrorKind};
-use crate::http::{Payload, Request};
+use crate::http::{Method, Payload, Request};
 use crate::retry::{Patience, retry};
 
 /// Where a user makes an app, ticks its rights and finds its key.
@@ -174,6 +174,7 @@ impl Dropbox {
             Error::new(ErrorKind::Unexpected, action, what)
         })?;
         let request = Request {
+            method: Method::POST,
             url: at(&self.api_url, "/2/auth/token/revoke"),
             headers: vec![(AUTHORIZATION, header)],
             body: Payload::Bytes(Bytes::new()),
