@@ -7,7 +7,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -169,6 +169,37 @@ fn is_version(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-+~.".contains(&b))
 }
 
+/// In which form an archive lies on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A file that is the archive.
+    File,
+    /// Unpacked in GitLab's folder of backups itself: its path is that of its `backup_information.yml`.
+    Parts,
+}
+
+/// What tells a file or folder from another of its name, and from itself after a change: of each thing that
+/// was looked at inode, size, mtime in seconds and nanoseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity(Vec<(u64, u64, i64, i64)>);
+
+impl Identity {
+    /// Of what these were when they were looked at.
+    pub fn of(looked_at: &[&Metadata]) -> Identity {
+        let identity = |metadata: &&Metadata| {
+            let (ino, len) = (metadata.ino(), metadata.len());
+            (ino, len, metadata.mtime(), metadata.mtime_nsec())
+        };
+        Identity(looked_at.iter().map(identity).collect())
+    }
+
+    /// When any of it was last written, in seconds.
+    fn modified(&self) -> i64 {
+        let times = self.0.iter().map(|(_, _, seconds, _)| *seconds);
+        times.max().unwrap_or(i64::MIN)
+    }
+}
+
 /// An archive found in a folder of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Archive {
@@ -178,8 +209,10 @@ pub struct Archive {
     pub path: PathBuf,
     /// Its size in bytes.
     pub size: u64,
-    /// Inode, size, mtime in seconds and nanoseconds: the same file, untouched, has the same ones.
-    identity: (u64, u64, i64, i64),
+    /// In which form.
+    pub form: Form,
+    /// The same one, untouched, has the same.
+    pub identity: Identity,
 }
 
 /// The archives of one kind in a folder, in no order. Other names, empty files, links and folders are
@@ -196,17 +229,12 @@ pub fn find_archives(folder: &Path, kind: ArchiveKind) -> io::Result<Vec<Archive
             continue;
         };
         if name.kind == kind && metadata.is_file() && metadata.len() > 0 {
-            let identity = (
-                metadata.ino(),
-                metadata.len(),
-                metadata.mtime(),
-                metadata.mtime_nsec(),
-            );
             found.push(Archive {
                 name,
                 path: entry.path(),
                 size: metadata.len(),
-                identity,
+                form: Form::File,
+                identity: Identity::of(&[&metadata]),
             });
         }
     }
@@ -262,7 +290,7 @@ pub fn written_since(begun: SystemTime, archives: &[Archive]) -> Option<&Archive
     let begun = i64::try_from(begun).unwrap_or(i64::MAX).saturating_sub(1);
     archives
         .iter()
-        .filter(|archive| archive.identity.2 >= begun)
+        .filter(|archive| archive.identity.modified() >= begun)
         .max_by(|a, b| a.name.age_order(&b.name))
 }
 
@@ -333,7 +361,8 @@ mod tests {
             path: PathBuf::from(name.as_str()),
             name,
             size,
-            identity: (size, size, 0, 0),
+            form: Form::File,
+            identity: Identity(vec![(size, size, 0, 0)]),
         }
     }
 

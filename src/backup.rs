@@ -10,6 +10,7 @@ mod finish;
 mod hooks;
 mod leftover;
 mod look;
+mod parts;
 mod preflight;
 mod prune;
 pub mod record;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use crate::archive::{Archive, ArchiveKind, made_since, newest, written_since};
 use crate::destination::{Destination, Options};
 use crate::gitlab::host::{self, make_archive};
+use crate::gitlab::parts::{Found, look as look_at_parts};
 use crate::guard;
 use crate::hooks::Settings as Hooks;
 use crate::local::find_archives;
@@ -122,13 +124,16 @@ pub async fn run(job: &Job<'_>, run_id: String, now: DateTime<Utc>) -> RunReport
     run.preflight().await;
     run.skip_commands();
     let upload_start = Instant::now();
+    run.finish_removals().await;
     run.finish_what_was_left().await;
     run.finish_old_records().await;
     let mut uploading = upload_start.elapsed();
     let chosen = if job.request.skip_create || job.request.dry_run {
         run.choose()
-    } else {
+    } else if run.send_parts_first().await {
         run.make().await
+    } else {
+        Vec::new()
     };
     if let Some(data) = chosen
         .iter()
@@ -157,6 +162,7 @@ pub async fn run(job: &Job<'_>, run_id: String, now: DateTime<Utc>) -> RunReport
     uploading += upload_start.elapsed();
     run.step_uploads(uploading);
     run.write_manifests(record).await;
+    run.remove_parts(&ready).await;
     run.conclude(start, Depth::Everything).await
 }
 
@@ -209,11 +215,14 @@ impl Run<'_> {
                 )
             };
             let missing = || {
-                format!(
-                    "the {kind} backup command ended well, but left no new archive in {}\n  \
+                let refused = (kind == ArchiveKind::Data).then(|| refused_parts(self.job.gitlab));
+                refused.flatten().unwrap_or_else(|| {
+                    format!(
+                        "the {kind} backup command ended well, but left no new archive in {}\n  \
                      check `gitlab.{kind}_dir`, and GitLab's own setting for that folder",
-                    folder.display()
-                )
+                        folder.display()
+                    )
+                })
             };
             let (error, mut doubts) = match (&result, &found) {
                 (Err(failure), _) => (Some(failure.message.clone()), vec![failure.doubt.clone()]),
@@ -267,6 +276,9 @@ impl Run<'_> {
                     chosen.push(Chosen { archive, made_by_this_run: false, doubts: Vec::new() });
                 }
                 None if self.job.request.dry_run => {}
+                None if kind == ArchiveKind::Data && let Some(why) = refused_parts(self.job.gitlab) => {
+                    self.fail(why);
+                }
                 None => self.fail(format!(
                     "there is no {kind} archive in {}\n  let GitLab make one: run without --skip-create",
                     folder.display()
@@ -370,6 +382,17 @@ impl Run<'_> {
         let took = TimeDelta::from_std(start.elapsed()).unwrap_or_default();
         self.report.finished_at = self.now + took;
         self.report
+    }
+}
+
+/// Why the parts that GitLab left are not sent.
+fn refused_parts(gitlab: &host::Settings) -> Option<String> {
+    if !gitlab.stream {
+        return None;
+    }
+    match look_at_parts(&gitlab.data_dir).ok()? {
+        Found::Refused(why) | Found::Unfinished(why) => Some(why),
+        Found::Nothing | Found::Parts(_) => None,
     }
 }
 

@@ -7,3 +7,4 @@ pub mod information;
 pub mod inspect;
 pub mod installed;
 pub mod keep_time;
+pub mod parts;

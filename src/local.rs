@@ -4,18 +4,57 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::archive::{self, Archive, ArchiveKind, ArchiveName};
+use crate::archive::{self, Archive, ArchiveKind, ArchiveName, Form, Identity};
 use crate::gitlab::host::Settings;
-use crate::source::Source;
+use crate::gitlab::parts::{self, Found, INFORMATION, Parts};
 use crate::source::file::FileSource;
+use crate::source::tree::Tree;
+use crate::source::{Fingerprint, Source};
 
 /// The archives of one kind in GitLab's folder, in no order. Whatever is none is passed over; that the folder
 /// cannot be read is an error.
 pub fn find_archives(gitlab: &Settings, kind: ArchiveKind) -> io::Result<Vec<Archive>> {
-    archive::find_archives(gitlab.folder(kind), kind)
+    let mut found = archive::find_archives(gitlab.folder(kind), kind)?;
+    if kind == ArchiveKind::Data && gitlab.stream {
+        found.extend(find_parts(&gitlab.data_dir)?);
+    }
+    Ok(found)
+}
+
+/// The backup whose parts lie unpacked in `folder`, if there is one that can be sent.
+pub fn find_parts(folder: &Path) -> io::Result<Option<Archive>> {
+    let Found::Parts(parts) = parts::look(folder)? else {
+        return Ok(None);
+    };
+    let size = open_parts(folder, &parts)?.len();
+    Ok(Some(Archive {
+        name: parts.name,
+        path: folder.join(INFORMATION),
+        size,
+        form: Form::Parts,
+        identity: Identity::of(&[&parts.metadata]),
+    }))
 }
 
 /// Opens what lies at `path` as the archive `name`.
-pub fn open(path: &Path, _name: &ArchiveName) -> io::Result<Arc<dyn Source>> {
+pub fn open(path: &Path, name: &ArchiveName) -> io::Result<Arc<dyn Source>> {
+    if parts::is_information(path) {
+        let (folder, parts) = parts::named(path, name)?;
+        return Ok(Arc::new(open_parts(&folder, &parts)?));
+    }
     Ok(Arc::new(FileSource::open(path)?))
+}
+
+fn open_parts(folder: &Path, parts: &Parts) -> io::Result<Tree> {
+    Ok(Tree::open(folder, &parts.members)?.lacking(parts.left_out.clone()))
+}
+
+/// Removes the parts at `path`, those of the backup `name`, if they still are what `expected` says; whether they
+/// were. Blocks the thread.
+pub fn remove_parts(path: &Path, name: &ArchiveName, expected: &Fingerprint) -> io::Result<bool> {
+    let (folder, parts) = parts::named(path, name)?;
+    let tree = open_parts(&folder, &parts)?;
+    parts::remove(&folder, name, &parts.members, || {
+        Ok(tree.fingerprint()? == *expected)
+    })
 }

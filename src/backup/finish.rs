@@ -117,7 +117,7 @@ impl Run<'_> {
         }
     }
 
-    async fn finish_record(&mut self, record: &mut Record, current: bool) {
+    pub(super) async fn finish_record(&mut self, record: &mut Record, current: bool) {
         self.note_hashes(record);
         self.save(record);
         let waiting = record.waiting.clone();

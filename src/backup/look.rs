@@ -71,7 +71,8 @@ fn look(
             secrets = fingerprint_of(&*source, member);
         }
     };
-    let seen = look_into(&*source, name.kind, skipped, &mut each).map_err(|e| e.to_string())?;
+    let mut seen = look_into(&*source, name.kind, skipped, &mut each).map_err(|e| e.to_string())?;
+    seen.doubts.extend(source.left_out());
     if source.fingerprint().ok().as_ref() != Some(&fingerprint) {
         return Err("it changed while it was looked into".to_owned());
     }

@@ -43,6 +43,8 @@ pub struct Settings {
     /// GitLab's SKIP list.
     pub skip: Vec<String>,
     strategy: String,
+    /// Whether GitLab leaves the parts of its backup, which are sent as one tar that is never written.
+    pub stream: bool,
     timeout: Duration,
     nice: u8,
     ionice: IoPriority,
@@ -74,6 +76,8 @@ impl Settings {
                 .unwrap_or_else(|| words("gitlab-backup create")),
             skip: section.get("skip").unwrap_or_default(),
             strategy: section.get("strategy").unwrap_or_default(),
+            // Off, because whoever has the room may want the tar beside the copies elsewhere.
+            stream: section.get("stream").unwrap_or(false),
             // A big instance on an SD card takes hours, a hanging one for ever.
             timeout: section
                 .get("timeout")
@@ -98,7 +102,10 @@ impl Settings {
             }
         }
         if settings.skip.iter().any(|part| part == "tar") {
-            section.fault("skip", "`tar` would leave no archive to send");
+            section.fault(
+                "skip",
+                "`tar` would leave no archive to send; to send the parts themselves, set `stream = true`",
+            );
         }
         // GitLab neither trims the words nor takes blanks between them.
         let is_word = |part: &String| {
@@ -138,8 +145,12 @@ impl Settings {
             ArchiveKind::Data => {
                 let mut command = self.data_command.clone();
                 // As arguments they reach GitLab through wrappers like `docker exec` too.
-                if !self.skip.is_empty() {
-                    command.push(format!("SKIP={}", self.skip.join(",")));
+                let mut skip = self.skip.clone();
+                if self.stream {
+                    skip.push("tar".to_owned());
+                }
+                if !skip.is_empty() {
+                    command.push(format!("SKIP={}", skip.join(",")));
                 }
                 if !self.strategy.is_empty() {
                     command.push(format!("STRATEGY={}", self.strategy));

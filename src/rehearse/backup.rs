@@ -18,10 +18,10 @@ use crate::error::Error;
 use crate::gitlab::contents::Contents;
 use crate::guard::{self, shrinkage};
 use crate::listing::LOCAL;
+use crate::local;
 use crate::progress::{Progress, Show};
 use crate::retry::Patience;
 use crate::source::Source;
-use crate::source::file::FileSource;
 
 /// Parts of a download that wait to be judged; with those on their way this bounds the memory.
 const WAITING: usize = 1;
@@ -353,10 +353,10 @@ fn examine_local(
     progress: &Progress,
     stop: &AtomicBool,
 ) -> io::Result<Examination> {
-    let source = FileSource::open(&archive.path)?;
+    let source = local::open(&archive.path, &archive.name)?;
     let before = source.fingerprint()?;
     let reading = Reading {
-        source: &source,
+        source: &*source,
         progress,
         stop,
         offset: 0,
@@ -364,14 +364,14 @@ fn examine_local(
     let reading = io::BufReader::with_capacity(PIECE_LEN, reading);
     let examination = examine(archive.name.kind, reading, options)?;
     if source.fingerprint()? != before {
-        return Err(io::Error::other("the file changed while it was read"));
+        return Err(io::Error::other("it changed while it was read"));
     }
     Ok(examination)
 }
 
-/// A file that is read once from front to back, and does not push others out of the page cache.
+/// An archive that is read once from front to back, and does not push others out of the page cache.
 struct Reading<'a> {
-    source: &'a FileSource,
+    source: &'a dyn Source,
     progress: &'a Progress,
     stop: &'a AtomicBool,
     offset: u64,

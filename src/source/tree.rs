@@ -43,6 +43,7 @@ pub struct Tree {
     folder: PathBuf,
     plan: Plan,
     fingerprint: Fingerprint,
+    left_out: Vec<String>,
     /// Of the plan's files, those that are open, the one used last in front.
     open: Mutex<VecDeque<(usize, Arc<File>)>>,
 }
@@ -62,8 +63,15 @@ impl Tree {
             folder: folder.to_owned(),
             fingerprint: plan.fingerprint(),
             plan,
+            left_out: Vec::new(),
             open: Mutex::default(),
         })
+    }
+
+    /// What else could not be taken into it, in words, is told beside what a tree finds itself.
+    pub fn lacking(mut self, left_out: Vec<String>) -> Tree {
+        self.left_out = left_out;
+        self
     }
 
     /// How many members it has, folders counted.
@@ -286,7 +294,9 @@ impl Source for Tree {
     }
 
     fn left_out(&self) -> Vec<String> {
-        self.plan.left_out()
+        let mut left_out = self.plan.left_out();
+        left_out.extend(self.left_out.iter().cloned());
+        left_out
     }
 }
 
@@ -317,11 +327,11 @@ mod tests {
         type Deed = fn(&Path);
         let deeds: [(&str, Deed); 7] = [
             ("grows", |path| {
-                fs::write(path, b"hello, world").expect("write")
+                fs::write(path, b"hello, world").expect("write");
             }),
             ("shrinks", |path| fs::write(path, b"h").expect("write")),
             ("rewritten", |path| {
-                fs::write(path, b"HELLO").expect("write")
+                fs::write(path, b"HELLO").expect("write");
             }),
             ("vanishes", |path| fs::remove_file(path).expect("removed")),
             ("replaced", |path| {
