@@ -3,7 +3,9 @@
 //! Names as `gitlab-ctl backup-etc` and `gitlab-backup create` make them:
 //! `gitlab_config_<unix>_<Y>_<m>_<d>.tar` and `<unix>_<Y>_<m>_<d>_<version>_gitlab_backup.tar`
 //! (<https://docs.gitlab.com/administration/backup_restore/backup_archive_process/>). The number alone
-//! orders them; the date is in the host's zone in one and in UTC in the other.
+//! orders them; the date is in the host's zone in one and in UTC in the other. `gitlab-backup-cli` makes a
+//! folder `<unix>_<Y>_<m>_<d>_<version>`, which is stored as a tar of that name
+//! (<https://docs.gitlab.com/administration/backup_restore/backup_cli/>).
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -17,6 +19,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
+/// What `gitlab-backup` adds to a backup's ID.
+const OF_GITLAB_BACKUP: &str = "_gitlab_backup.tar";
+/// What is added to a backup's ID for the tar of a folder that `gitlab-backup-cli` made.
+const OF_DIRECTORY: &str = ".tar";
 
 /// Which of GitLab's two backups an archive is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -78,11 +84,19 @@ impl ArchiveName {
                 text,
             });
         }
-        let mut parts = name.strip_suffix("_gitlab_backup.tar")?.split('_');
+        let id = name
+            .strip_suffix(OF_GITLAB_BACKUP)
+            .or_else(|| name.strip_suffix(OF_DIRECTORY))?;
+        let is_directory = !name.ends_with(OF_GITLAB_BACKUP);
+        let mut parts = id.split('_');
         let stamp = parse_stamp(parts.next()?)?;
         parse_date(&mut parts)?;
         let version = parts.next()?;
         if parts.next().is_some() || !is_version(version) {
+            return None;
+        }
+        // People name folders, too.
+        if is_directory && !is_release(version) {
             return None;
         }
         Some(ArchiveName {
@@ -98,17 +112,34 @@ impl ArchiveName {
         &self.text
     }
 
-    /// GitLab's own ID of a data archive: its name without `_gitlab_backup.tar`.
+    /// GitLab's own ID of a data archive: its name without `_gitlab_backup.tar`, or, if it is the tar of a
+    /// folder, without `.tar`.
     pub fn backup_id(&self) -> Option<&str> {
-        self.text
-            .strip_suffix("_gitlab_backup.tar")
+        let of_tar = self.text.strip_suffix(OF_GITLAB_BACKUP);
+        of_tar
+            .or_else(|| self.text.strip_suffix(OF_DIRECTORY))
             .filter(|_| self.kind == ArchiveKind::Data)
     }
 
-    /// The name of the data archive with this ID; none if it is no ID of GitLab's.
+    /// The folder that everything in the archive lies in, named as the backup: of one that
+    /// `gitlab-backup-cli` made as a folder. None for every other.
+    pub fn folder(&self) -> Option<&str> {
+        let is_tar = self.text.ends_with(OF_GITLAB_BACKUP);
+        self.backup_id().filter(|_| !is_tar)
+    }
+
+    /// The name that `gitlab-backup` gives the data archive with this ID; none if it is no ID of GitLab's.
+    /// It tells time and version of a backup by any tool.
     pub fn of_backup(id: &str) -> Option<ArchiveName> {
-        ArchiveName::parse(&format!("{id}_gitlab_backup.tar"))
+        ArchiveName::parse(&format!("{id}{OF_GITLAB_BACKUP}"))
             .filter(|name| name.kind == ArchiveKind::Data)
+    }
+
+    /// The name under which a folder that `gitlab-backup-cli` made is stored; none if the folder's name is
+    /// not exactly an ID of GitLab's.
+    pub fn of_directory(folder: &str) -> Option<ArchiveName> {
+        let name = ArchiveName::parse(&format!("{folder}{OF_DIRECTORY}"))?;
+        (name.folder() == Some(folder)).then_some(name)
     }
 
     /// The stamp as a time.
@@ -169,6 +200,15 @@ fn is_version(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-+~.".contains(&b))
 }
 
+/// A version with nothing behind it but what GitLab itself adds: `-pre`, `-rc1`, `-ee`.
+fn is_release(version: &str) -> bool {
+    let number = version.strip_suffix("-ee").unwrap_or(version);
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let (number, candidate) = number.split_once('-').unwrap_or((number, "pre"));
+    let is_candidate = candidate == "pre" || candidate.strip_prefix("rc").is_some_and(digits);
+    is_candidate && number.split('.').count() == 3 && number.split('.').all(digits)
+}
+
 /// In which form an archive lies on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -176,6 +216,8 @@ pub enum Form {
     File,
     /// Unpacked in GitLab's folder of backups itself: its path is that of its `backup_information.yml`.
     Parts,
+    /// A folder whose tar is the archive.
+    Directory,
 }
 
 /// What tells a file or folder from another of its name, and from itself after a change: of each thing that
@@ -215,8 +257,9 @@ pub struct Archive {
     pub identity: Identity,
 }
 
-/// The archives of one kind in a folder, in no order. Other names, empty files, links and folders are
-/// passed over; that the folder cannot be read is an error.
+/// The archives of one kind in a folder that are files there, in no order. Other names, empty files, links and
+/// folders are passed over, and so is a tar of a folder, which no tool of GitLab's makes; that the folder cannot be
+/// read is an error.
 pub fn find_archives(folder: &Path, kind: ArchiveKind) -> io::Result<Vec<Archive>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -228,7 +271,8 @@ pub fn find_archives(folder: &Path, kind: ArchiveKind) -> io::Result<Vec<Archive
         let Ok(metadata) = entry.metadata() else {
             continue;
         };
-        if name.kind == kind && metadata.is_file() && metadata.len() > 0 {
+        let wanted = name.kind == kind && name.folder().is_none();
+        if wanted && metadata.is_file() && metadata.len() > 0 {
             found.push(Archive {
                 name,
                 path: entry.path(),
@@ -323,6 +367,45 @@ mod tests {
             let data = ArchiveName::parse(name).expect(name);
             assert_eq!(data.version.as_deref(), Some(version));
             assert_eq!(data.backup_id(), name.strip_suffix("_gitlab_backup.tar"));
+            assert_eq!(data.folder(), None);
+        }
+    }
+
+    #[test]
+    fn a_folder_of_gitlab_backup_cli_is_stored_as_its_tar() {
+        for (folder, version) in [
+            ("1714053314_2024_04_25_17.0.0-pre", "17.0.0-pre"),
+            ("1714053314_2024_04_25_17.8.2", "17.8.2"),
+            ("1714053314_2024_04_25_17.8.2-ee", "17.8.2-ee"),
+            ("1714053314_2024_04_25_18.0.0-rc42-ee", "18.0.0-rc42-ee"),
+        ] {
+            let name = ArchiveName::of_directory(folder).expect(folder);
+            assert_eq!(name.as_str(), format!("{folder}.tar"));
+            assert_eq!(ArchiveName::parse(name.as_str()), Some(name.clone()));
+            assert_eq!(
+                (name.kind, name.stamp, name.version.as_deref()),
+                (ArchiveKind::Data, 1_714_053_314, Some(version))
+            );
+            assert_eq!(
+                (name.backup_id(), name.folder()),
+                (Some(folder), Some(folder))
+            );
+        }
+        for folder in [
+            "",
+            "1714053314_2024_04_25_17.8.2.tar",
+            "1714053314_2024_04_25_17.8.2_gitlab_backup",
+            "gitlab_config_1714053314_2024_04_25",
+            "1714053314_2024_04_25",
+            "1714053314_2024_04_25_17.8.2-old",
+            "1714053314_2024_04_25_17.8.2.1",
+            "1714053314_2024_04_25_17.8.2-pre.old",
+            "1714053314",
+            ".1714053314_2024_04_25_17.8.2",
+            "1714053314_2024_04_25_17.8.2/",
+            "backup20240425-15012-abcdef",
+        ] {
+            assert_eq!(ArchiveName::of_directory(folder), None, "{folder}");
         }
     }
 
@@ -348,6 +431,10 @@ mod tests {
             "1702758583_2023_12_16_16.5_gitlab_backup.tar",
             "1702758583_2023_12_16_16.5.1_gitlab_backup.tar.part",
             "1702758583_2023_12_16_16.5.1_x_gitlab_backup.tar",
+            "1702758583_2023_12_16_16.5.1",
+            "1702758583_2023_12_16_16.5.tar",
+            "1702758583_2023_12_16.tar",
+            "1702758583_2023_12_16_16.5.1.tar.gz",
             "9223372036854775807_2023_12_16_16.5.1_gitlab_backup.tar",
             "",
         ] {

@@ -22,13 +22,15 @@ use std::time::{Duration, SystemTime};
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
+use self::look::READINGS;
 use crate::archive::{Archive, ArchiveKind, made_since, newest, written_since};
 use crate::destination::{Destination, Options};
+use crate::gitlab::cli::Unfinished;
 use crate::gitlab::host::{self, make_archive};
 use crate::gitlab::parts::{Found, look as look_at_parts};
 use crate::guard;
 use crate::hooks::Settings as Hooks;
-use crate::local::find_archives;
+use crate::local::{find_archives, half_made};
 use crate::progress::Show;
 use crate::report::{
     ArchiveReport, Outcome, RunReport, Step, StepReport, StepStatus, UploadStatus,
@@ -149,14 +151,23 @@ pub async fn run(job: &Job<'_>, run_id: String, now: DateTime<Utc>) -> RunReport
             ready.push(run.look(chosen).await);
         }
     }
-    let record = if job.request.dry_run {
+    let mut record = if job.request.dry_run {
         None
     } else {
         run.record(&ready).await
     };
-    for ready in &ready {
-        if !job.is_stopped() {
-            run.send(ready).await;
+    for index in 0..ready.len() {
+        if job.is_stopped() {
+            break;
+        }
+        run.send(&ready[index]).await;
+        for _ in 1..READINGS {
+            let Some(chosen) = run.must_be_read_again(&ready[index]).await else {
+                break;
+            };
+            ready[index] = run.look(chosen).await;
+            record = run.record(&ready).await;
+            run.send(&ready[index]).await;
         }
     }
     uploading += upload_start.elapsed();
@@ -216,11 +227,14 @@ impl Run<'_> {
             };
             let missing = || {
                 let refused = (kind == ArchiveKind::Data).then(|| refused_parts(self.job.gitlab));
+                let folder = folder.display();
+                let half = self.unfinished_now(kind).map_or_else(String::new, |half| {
+                    format!(": {} {}", half.path.display(), half.why)
+                });
                 refused.flatten().unwrap_or_else(|| {
                     format!(
-                        "the {kind} backup command ended well, but left no new archive in {}\n  \
-                     check `gitlab.{kind}_dir`, and GitLab's own setting for that folder",
-                        folder.display()
+                        "the {kind} backup command ended well, but left no new archive in {folder}{half}\n  \
+                         check `gitlab.{kind}_dir`, and GitLab's own setting for that folder"
                     )
                 })
             };
@@ -247,6 +261,22 @@ impl Run<'_> {
         chosen
     }
 
+    /// The newest folder of `gitlab-backup-cli` that is no whole backup, if no whole one is newer.
+    fn unfinished_now(&self, kind: ArchiveKind) -> Option<Unfinished> {
+        if kind != ArchiveKind::Data {
+            return None;
+        }
+        let stamp = |half: &Unfinished| half.name.as_ref().map(|name| name.stamp);
+        let half = half_made(self.job.gitlab);
+        let newest = half
+            .into_iter()
+            .filter(|half| half.name.is_some())
+            .max_by_key(stamp)?;
+        let archives = find_archives(self.job.gitlab, kind).unwrap_or_default();
+        let whole = archives.iter().map(|archive| archive.name.stamp).max();
+        (stamp(&newest) > whole).then_some(newest)
+    }
+
     /// The newest archive of each kind that lies here.
     fn choose(&mut self) -> Vec<Chosen> {
         let mut chosen = Vec::new();
@@ -269,6 +299,9 @@ impl Run<'_> {
                     future.path.display(),
                     (future.name.created_at() - self.now).num_days()
                 );
+            }
+            if let Some(half) = self.unfinished_now(kind) {
+                tracing::warn!("{} is passed over: it {}", half.path.display(), half.why);
             }
             match archive {
                 Some(archive) => {

@@ -25,13 +25,14 @@ use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use crate::archive::{ArchiveKind, find_archives, newest};
+use crate::archive::{ArchiveKind, newest};
 use crate::destination::Destination;
 use crate::doctor::configuration::{Configuration, Environment};
 use crate::doctor::schedule::{Plan, Target};
 use crate::gitlab::host;
 use crate::history;
 use crate::history::past::{self, PastRun};
+use crate::local::find_archives;
 use crate::report::Status;
 use crate::state::StateDir;
 use crate::stop::Stop;
@@ -184,7 +185,7 @@ impl Past {
             Err(error) => (Vec::new(), 0, Some(error.to_string())),
         };
         let size = |kind: ArchiveKind| {
-            let archives = find_archives(subject.gitlab.folder(kind), kind).unwrap_or_default();
+            let archives = find_archives(subject.gitlab, kind).unwrap_or_default();
             let here = newest(&archives, now).0.map(|archive| archive.size);
             here.or_else(|| history::last_size(&entries, kind.as_str()))
         };

@@ -1,10 +1,15 @@
 //! Archives on this machine, in whatever form GitLab left them.
 
+pub mod remove;
+
+use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::archive::{self, Archive, ArchiveKind, ArchiveName, Form, Identity};
+use crate::gitlab::cli::{Directory, Unfinished, find_directories};
 use crate::gitlab::host::Settings;
 use crate::gitlab::parts::{self, Found, INFORMATION, Parts};
 use crate::source::file::FileSource;
@@ -15,10 +20,31 @@ use crate::source::{Fingerprint, Source};
 /// cannot be read is an error.
 pub fn find_archives(gitlab: &Settings, kind: ArchiveKind) -> io::Result<Vec<Archive>> {
     let mut found = archive::find_archives(gitlab.folder(kind), kind)?;
-    if kind == ArchiveKind::Data && gitlab.stream {
-        found.extend(find_parts(&gitlab.data_dir)?);
+    if kind == ArchiveKind::Data {
+        let directories = find_directories(gitlab.folder(kind))?;
+        found.extend(directories.whole.into_iter().map(of_directory));
+        if gitlab.stream {
+            found.extend(find_parts(&gitlab.data_dir)?);
+        }
     }
     Ok(found)
+}
+
+fn of_directory(found: Directory) -> Archive {
+    // One that cannot be read is told of when it is to be sent.
+    let size = directory(&found.path, &found.name).map_or(0, |source| source.len());
+    Archive {
+        name: found.name,
+        path: found.path,
+        size,
+        form: Form::Directory,
+        identity: found.identity,
+    }
+}
+
+/// What runs of `gitlab-backup-cli` that did not end have left.
+pub fn half_made(gitlab: &Settings) -> Vec<Unfinished> {
+    find_directories(&gitlab.data_dir).map_or_else(|_| Vec::new(), |found| found.unfinished)
 }
 
 /// The backup whose parts lie unpacked in `folder`, if there is one that can be sent.
@@ -36,11 +62,14 @@ pub fn find_parts(folder: &Path) -> io::Result<Option<Archive>> {
     }))
 }
 
-/// Opens what lies at `path` as the archive `name`.
+/// Opens what lies at `path` as the archive `name`: a file, or a folder or parts, whose tar is never written.
 pub fn open(path: &Path, name: &ArchiveName) -> io::Result<Arc<dyn Source>> {
     if parts::is_information(path) {
         let (folder, parts) = parts::named(path, name)?;
         return Ok(Arc::new(open_parts(&folder, &parts)?));
+    }
+    if name.folder().is_some() && fs::symlink_metadata(path)?.is_dir() {
+        return directory(path, name);
     }
     Ok(Arc::new(FileSource::open(path)?))
 }
@@ -57,4 +86,18 @@ pub fn remove_parts(path: &Path, name: &ArchiveName, expected: &Fingerprint) -> 
     parts::remove(&folder, name, &parts.members, || {
         Ok(tree.fingerprint()? == *expected)
     })
+}
+
+/// The tar of a folder, under whose name everything in it lies.
+fn directory(path: &Path, name: &ArchiveName) -> io::Result<Arc<dyn Source>> {
+    let (Some(above), Some(id)) = (path.parent(), name.folder()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    if path.file_name() != Some(OsStr::new(id)) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the folder is not called as the backup in it",
+        ));
+    }
+    Ok(Arc::new(Tree::open(above, &[id.into()])?))
 }

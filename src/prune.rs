@@ -7,16 +7,18 @@
 mod journal;
 mod local;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeZone, Utc};
 use serde::Serialize;
 
-use crate::archive::{ArchiveKind, find_archives};
+use crate::archive::ArchiveKind;
 use crate::catalog::{Catalog, StoredBackup, StoredFile};
 use crate::destination::Destination;
 use crate::error::Error;
+use crate::gitlab::host::Settings;
+use crate::local::find_archives;
 use crate::manifest::Proof;
 use crate::recovery;
 use crate::report::Pruned;
@@ -228,8 +230,8 @@ pub struct Request<'a> {
     pub policy: &'a RetentionPolicy,
     /// Journals and cache.
     pub state: &'a StateDir,
-    /// The folders of the archives on this machine, by kind.
-    pub folders: [(ArchiveKind, &'a Path); 2],
+    /// `[gitlab]`: where the archives on this machine are.
+    pub gitlab: &'a Settings,
     /// Files that an unfinished upload still reads.
     pub awaited: Vec<PathBuf>,
     /// Only plan.
@@ -274,9 +276,13 @@ pub async fn prune<Tz: TimeZone>(
     };
     // What forbids deleting there forbids it here as well.
     let refused = outcome.refused.first().map(|why| first_line(why));
-    for (kind, folder) in request.folders {
+    if !request.dry_run {
+        let left = local::finish(&request.gitlab.data_dir);
+        outcome.errors.extend(left);
+    }
+    for kind in ArchiveKind::ALL {
         // Where GitLab is not, there is nothing to delete.
-        let archives = find_archives(folder, kind).unwrap_or_default();
+        let archives = find_archives(request.gitlab, kind).unwrap_or_default();
         let plan = local::plan(
             &archives,
             keep,

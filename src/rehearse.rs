@@ -23,7 +23,7 @@ use self::config::Config;
 use self::data::Data;
 use self::git::Git;
 use self::verdict::{Examples, PartStatus, PartVerdict, counted};
-use crate::archive::ArchiveKind;
+use crate::archive::{ArchiveKind, ArchiveName};
 use crate::content_hash::{ContentHasher, Digest};
 use crate::gitlab::contents::Contents;
 use crate::gitlab::information::Information;
@@ -34,8 +34,8 @@ use crate::units::Size;
 /// What an archive is compared with, and how far the proof goes.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The version in a data archive's name.
-    pub version: Option<String>,
+    /// The archive's name, which says what tool made it, and of which version of GitLab it is.
+    pub name: Option<ArchiveName>,
     /// What the archive was when it was stored.
     pub expected: Option<Expected>,
     /// Whether git is asked about every bundle.
@@ -105,7 +105,7 @@ pub fn examine(
                 .git
                 .as_ref()
                 .map(|check| Git::begin(&check.scratch, check.stop.clone()));
-            Parts::Data(Box::new(Data::new(git)))
+            Parts::Data(Box::new(Data::new(options.name.clone(), git)))
         }
     };
     let tar = walk(&mut input, &mut parts);
@@ -122,7 +122,7 @@ pub fn examine(
     match parts {
         Parts::Config(config) => examination.verdicts.extend(config.verdicts()),
         Parts::Data(data) => {
-            let (contents, information, verdicts) = data.finish(options.version.as_deref());
+            let (contents, information, verdicts) = data.finish();
             examination.contents = contents;
             examination.information = information;
             examination.verdicts.extend(verdicts);

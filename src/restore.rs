@@ -7,10 +7,12 @@
 //! [`mod@runbook`] the steps, the one list that `--plan` prints and `--apply` carries out · [`package`] the package
 //! to install · `download` one archive into a folder, resumed and proved · `part` the hidden file it is written
 //! into · `target` folders, free space, owners ·
+//! `directory` a backup that is a folder, unpacked as it comes ·
 //! `apply` the steps, carried out · `unpack` the config archive, trusted in nothing · `journal` what is
 //! done already · [`report`] what is told at the end.
 
 mod apply;
+mod directory;
 mod download;
 mod journal;
 pub mod package;
@@ -28,7 +30,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::archive::ArchiveKind;
+use crate::archive::{ArchiveKind, ArchiveName};
 use crate::catalog::{self, FileStatus, Found, StoredArchive, StoredBackup, Wanted};
 use crate::content_hash::Digest;
 use crate::destination::Destination;
@@ -109,6 +111,16 @@ struct Order {
     folder: Arc<Folder>,
     owner: Owner,
     present: Present,
+    /// The folder that it becomes, if it is the tar of one and its place is where GitLab looks for it.
+    unpacked: Option<String>,
+}
+
+impl Order {
+    /// Where it will be.
+    fn path(&self) -> PathBuf {
+        let name = self.unpacked.as_deref().unwrap_or(&self.wish.name);
+        self.folder.path.join(name)
+    }
 }
 
 /// Fetches a backup, or one kind of it, and places it in GitLab's folders, or in `to`.
@@ -143,10 +155,13 @@ async fn plan_into(
     for kind in ArchiveKind::ALL {
         if let Some((name, size)) = stored(kind) {
             let folder = to.unwrap_or_else(|| job.gitlab.folder(kind));
+            let unpacked = ArchiveName::parse(name)
+                .filter(|_| folder == job.gitlab.folder(kind))
+                .and_then(|name| name.folder().map(str::to_owned));
             report.archives.push(RestoredArchive {
                 kind,
                 name: name.to_owned(),
-                path: folder.join(name),
+                path: folder.join(unpacked.as_deref().unwrap_or(name)),
                 size,
                 verified: false,
                 status: ArchiveStatus::Planned,
@@ -197,7 +212,9 @@ async fn fetch_into(
         } else {
             Owner::Caller
         };
-        if kind == ArchiveKind::Data && folder.is_new && owner == Owner::of_folder(path) {
+        let unpacked = directory::folder_of(&wish).filter(|_| path == job.gitlab.folder(kind));
+        let is_tar = kind == ArchiveKind::Data && unpacked.is_none();
+        if is_tar && folder.is_new && owner == Owner::of_folder(path) {
             tracing::warn!(
                 "{} was missing, and whom GitLab runs as is not known on this machine\n  \
                  when it is installed: chown git:git {}",
@@ -205,12 +222,16 @@ async fn fetch_into(
                 path.join(&wish.name).display()
             );
         }
-        let present = look(&wish, &folder).await?;
+        let present = match &unpacked {
+            Some(id) => directory::look(&wish, id, &folder).await?,
+            None => look(&wish, &folder).await?,
+        };
         orders.push(Order {
             wish,
             folder,
             owner,
             present,
+            unpacked,
         });
     }
     let mut fetching = StepRow {
@@ -237,25 +258,27 @@ async fn fetch_into(
 /// Whether all orders can be carried out: nothing is in the way, and there is room.
 fn check(orders: &[Order]) -> Result<(), Halt> {
     for order in orders {
-        in_the_way(&order.wish, &order.folder, &order.present)?;
+        in_the_way(&order.path(), &order.present)?;
     }
     let needs: Vec<_> = orders
         .iter()
         .filter(|order| order.present == Present::Nothing)
         .map(|order| Need {
             folder: &order.folder,
-            bytes: order.wish.size - begun(&order.wish, &order.folder),
+            bytes: match order.unpacked {
+                Some(_) => order.wish.size,
+                None => order.wish.size - begun(&order.wish, &order.folder),
+            },
         })
         .collect();
     Ok(check_room(&needs)?)
 }
 
 /// Something that has the name of an archive and is not that archive.
-fn in_the_way(wish: &Wish, folder: &Folder, present: &Present) -> Result<(), Halt> {
+fn in_the_way(path: &Path, present: &Present) -> Result<(), Halt> {
     let Present::Other(what) = present else {
         return Ok(());
     };
-    let path = folder.path.join(&wish.name);
     Err(Halt::Failed(format!(
         "{} is there already, and it is not the stored archive: {what}; nothing is overwritten\n  \
          move it away, or fetch to another folder with --to DIR",
@@ -273,12 +296,13 @@ async fn bring(
         wish,
         folder,
         owner,
+        unpacked,
         ..
     } = order;
     let mut row = RestoredArchive {
         kind: wish.kind,
         name: wish.name.clone(),
-        path: folder.path.join(&wish.name),
+        path: order.path(),
         size: wish.size,
         verified: true,
         status: ArchiveStatus::AlreadyPresent,
@@ -286,19 +310,30 @@ async fn bring(
         bytes_resumed: 0,
     };
     if order.present == Present::Same {
-        own(&row.path, owner)?;
+        // A folder is compared with its owners.
+        if unpacked.is_none() {
+            own(&row.path, owner)?;
+        }
         return Ok(row);
     }
-    let fetched = download(job, destination, wish, folder).await?;
-    fetched.part.place(wish, owner)?;
-    if !fetched.verified {
+    let verified = if let Some(id) = unpacked {
+        let fetched = directory::unpack(job, destination, wish, id, folder).await?;
+        fetched.place()?;
+        row.unpacked(&fetched, wish.size);
+        fetched.verified
+    } else {
+        let fetched = download(job, destination, wish, folder).await?;
+        fetched.part.place(wish, owner)?;
+        row.fetched(&fetched, wish.size);
+        fetched.verified
+    };
+    if !verified {
         tracing::warn!(
             "{}: neither a manifest nor {} tells a content hash; only its size is known to be right",
             row.path.display(),
             destination.name()
         );
     }
-    row.fetched(&fetched, wish.size);
     Ok(row)
 }
 

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::Command;
 
-use gitlab_pi_backup::archive::ArchiveKind;
+use gitlab_pi_backup::archive::{ArchiveKind, ArchiveName};
 use gitlab_pi_backup::content_hash::Digest;
 use gitlab_pi_backup::gitlab::contents::Contents;
 use gitlab_pi_backup::rehearse::verdict::{PartStatus, PartVerdict};
@@ -527,7 +527,7 @@ fn what_differs_from_the_manifest_is_told_with_both_figures() {
         ["[]", "[lfs]"],
     );
     let options = Options {
-        version: Some("17.8.3".into()),
+        name: ArchiveName::parse("1702758583_2023_12_16_17.8.3_gitlab_backup.tar"),
         ..Options::default()
     };
     let seen = examine(kind, &whole[..], &options).expect("readable");

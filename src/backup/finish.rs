@@ -259,7 +259,7 @@ impl Run<'_> {
         } else {
             ArchiveKind::Config
         };
-        let Some(name) = ArchiveName::of_backup(&record.backup_id) else {
+        let Some(name) = record.data_name() else {
             return Finished::Lost;
         };
         if !entries.iter().any(|entry| entry.kind == main) {

@@ -12,13 +12,15 @@ use serde_json::json;
 use super::Run;
 use super::record::{Record, RecordedArchive, members_folder, members_path};
 use super::send::Ready;
-use crate::archive::{Archive, ArchiveKind, ArchiveName, belonging};
+use crate::archive::{Archive, ArchiveKind, ArchiveName, Form, belonging};
+use crate::error::ErrorKind;
 use crate::gitlab::inspect::{Inspection, look_into};
+use crate::http::source_error;
 use crate::local::{self, find_archives};
 use crate::manifest::secrets_fingerprint;
 use crate::source::{Fingerprint, Source, read_exact_at};
 use crate::state::private_file;
-use crate::tar::Member;
+use crate::tar::{Member, TarError};
 
 /// Longer secrets are none of GitLab's; bytes.
 const LONGEST_SECRETS: u64 = 4 * 1024 * 1024;
@@ -35,16 +37,66 @@ pub(super) struct Opened {
     pub(super) secrets: Option<String>,
 }
 
+/// `gitlab-backup-cli` cannot copy first what GitLab goes on writing to. What changes while it is read is read so often
+/// in all.
+pub(super) const READINGS: u32 = 3;
+
+/// Why an archive cannot be sent.
+enum Unusable {
+    /// It is no longer what it was when it was opened.
+    Changed(String),
+    /// In words.
+    Other(String),
+}
+
+impl From<io::Error> for Unusable {
+    fn from(error: io::Error) -> Unusable {
+        if is_change(&error) {
+            Unusable::Changed(error.to_string())
+        } else {
+            Unusable::Other(error.to_string())
+        }
+    }
+}
+
+impl From<TarError> for Unusable {
+    fn from(error: TarError) -> Unusable {
+        match error {
+            TarError::Read(error) if is_change(&error) => error.into(),
+            error => Unusable::Other(error.to_string()),
+        }
+    }
+}
+
+/// Whether an archive is no longer what it was when it was opened.
+fn is_change(error: &io::Error) -> bool {
+    source_error("", error).kind() == ErrorKind::SourceChanged
+}
+
 /// Opens an archive, brings it to the disk and looks into it; its members go into the list at `members`,
-/// if there is a place for it. The error says why the archive cannot be sent.
+/// if there is a place for it. A folder that changes meanwhile is opened anew, some times. The error says why the
+/// archive cannot be sent.
 pub(super) async fn open(
     archive: &Archive,
     skipped: &[String],
     members: Option<PathBuf>,
 ) -> Result<Opened, String> {
-    let (path, name, skipped) = (archive.path.clone(), archive.name.clone(), skipped.to_vec());
-    let looking =
-        tokio::task::spawn_blocking(move || look(&path, &name, &skipped, members.as_deref()));
+    let (archive, skipped) = (archive.clone(), skipped.to_vec());
+    let looking = tokio::task::spawn_blocking(move || {
+        let mut reading = 1;
+        loop {
+            match look(&archive.path, &archive.name, &skipped, members.as_deref()) {
+                Ok(opened) => return Ok(opened),
+                Err(Unusable::Changed(what))
+                    if archive.form == Form::Directory && reading < READINGS =>
+                {
+                    tracing::warn!("{}: {what}; it is read again", archive.path.display());
+                    reading += 1;
+                }
+                Err(Unusable::Changed(what) | Unusable::Other(what)) => return Err(what),
+            }
+        }
+    });
     looking
         .await
         .unwrap_or_else(|_| Err("the program is ending".to_owned()))
@@ -55,11 +107,11 @@ fn look(
     name: &ArchiveName,
     skipped: &[String],
     members: Option<&Path>,
-) -> Result<Opened, String> {
-    let source = local::open(path, name).map_err(|error| error.to_string())?;
+) -> Result<Opened, Unusable> {
+    let source = local::open(path, name)?;
     // After a power cut the file must still be what its upload was begun with. On a read-only disk it is.
     let _ = source.sync();
-    let fingerprint = source.fingerprint().map_err(|error| error.to_string())?;
+    let fingerprint = source.fingerprint()?;
     // A list that cannot be written is left out: rehearsing and restoring do without it.
     let mut list = members.and_then(|path| MemberList::create(path, name).ok());
     let mut secrets = None;
@@ -71,10 +123,11 @@ fn look(
             secrets = fingerprint_of(&*source, member);
         }
     };
-    let mut seen = look_into(&*source, name.kind, skipped, &mut each).map_err(|e| e.to_string())?;
+    let mut seen = look_into(&*source, name, skipped, &mut each)?;
     seen.doubts.extend(source.left_out());
-    if source.fingerprint().ok().as_ref() != Some(&fingerprint) {
-        return Err("it changed while it was looked into".to_owned());
+    if source.fingerprint()? != fingerprint {
+        let what = "it changed while it was looked into".to_owned();
+        return Err(Unusable::Changed(what));
     }
     if let (Some(path), Some(Err(error))) = (members, list.map(MemberList::finish)) {
         tracing::debug!("{}: {error}", path.display());

@@ -6,10 +6,11 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
 use super::Run;
-use crate::archive::{ArchiveKind, find_archives, newest};
+use crate::archive::{ArchiveKind, newest};
 use crate::destination::{Destination, Space};
 use crate::error::Error;
 use crate::history;
+use crate::local::find_archives;
 use crate::report::{SpaceReport, Step, StepReport, StepStatus};
 use crate::retry::Patience;
 use crate::units::{Size, Span};
@@ -163,7 +164,7 @@ impl Run<'_> {
     fn last_sizes(&self) -> Vec<(ArchiveKind, u64)> {
         let runs = history::read_recent(self.job.state).unwrap_or_default();
         let size = |kind: ArchiveKind| {
-            let archives = find_archives(self.job.gitlab.folder(kind), kind).unwrap_or_default();
+            let archives = find_archives(self.job.gitlab, kind).unwrap_or_default();
             let here = newest(&archives, self.now).0.map(|archive| archive.size);
             here.or_else(|| history::last_size(&runs, kind.as_str()))
         };

@@ -4,7 +4,6 @@ use chrono::Local;
 use tokio::time::Instant;
 
 use super::{Run, seconds};
-use crate::archive::ArchiveKind;
 use crate::destination::dropbox;
 use crate::prune::{Outcome, Request, prune};
 use crate::report::{ManifestStatus, Status, Step, StepReport, StepStatus};
@@ -33,7 +32,7 @@ impl Run<'_> {
         let request = Request {
             policy,
             state,
-            folders: ArchiveKind::ALL.map(|kind| (kind, self.job.gitlab.folder(kind))),
+            gitlab: self.job.gitlab,
             awaited: dropbox::awaited(&state.path().join(dropbox::JOURNALS)),
             dry_run: false,
             accept_shrink: false,

@@ -99,7 +99,7 @@ impl Record {
                     .is_some_and(|extension| extension == "json")
             })
             .filter_map(|path| read(&path))
-            .filter_map(|record| Some((ArchiveName::of_backup(&record.backup_id)?, record)))
+            .filter_map(|record| Some((record.data_name()?, record)))
             .collect();
         records.sort_by(|(a, _), (b, _)| a.age_order(b));
         records.into_iter().map(|(_, record)| record).collect()
@@ -111,6 +111,13 @@ impl Record {
             .folder(FOLDER)?
             .join(format!("{}.json", self.backup_id));
         replace(&path, serde_json::to_vec(self)?)
+    }
+
+    /// The name of its data archive; of a backup without one the name it would have.
+    pub fn data_name(&self) -> Option<ArchiveName> {
+        let known = self.archive(ArchiveKind::Data);
+        let known = known.and_then(|data| ArchiveName::parse(&data.name));
+        known.or_else(|| ArchiveName::of_backup(&self.backup_id))
     }
 
     /// Its archive of a kind.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::look::{Opened, open};
 use super::{Chosen, Run, seconds};
-use crate::archive::{Archive, ArchiveName};
+use crate::archive::{Archive, ArchiveName, Form};
 use crate::content_hash::{Digest, hash_source};
 use crate::destination::dropbox::JOURNALS;
 use crate::destination::{Destination, Entry, Shipment};
@@ -140,6 +140,44 @@ impl Run<'_> {
         if let Some(row) = self.report.archives.iter_mut().find(same) {
             row.uploads.extend(uploads);
         }
+    }
+
+    /// Takes back what was told of an archive that is a folder, if nothing could be stored of it because it changed
+    /// while it was read: it is to be looked into and sent anew.
+    pub(super) async fn must_be_read_again(&mut self, ready: &Ready) -> Option<Chosen> {
+        let opened = ready.opened.as_ref().ok()?;
+        if ready.archive.form != Form::Directory || self.job.is_stopped() {
+            return None;
+        }
+        let (source, known) = (opened.source.clone(), opened.fingerprint.clone());
+        let looking = tokio::task::spawn_blocking(move || source.fingerprint());
+        let changed = match looking.await.ok()? {
+            Ok(now) if now == known => return None,
+            Ok(_) => "it has changed".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let (kind, name) = (ready.archive.name.kind, ready.archive.name.as_str());
+        let same = |row: &&mut ArchiveReport| row.kind == kind && row.name == name;
+        let row = self.report.archives.iter_mut().find(same)?;
+        // Two places with two contents under one name would be worse than one place without.
+        if row.uploads.iter().any(|upload| upload.status.is_stored()) {
+            return None;
+        }
+        row.uploads.clear();
+        tracing::warn!(
+            "{}: {changed}; it is read again",
+            ready.archive.path.display()
+        );
+        Some(Chosen {
+            archive: ready.archive.clone(),
+            made_by_this_run: ready.made_by_this_run,
+            doubts: ready
+                .doubts
+                .iter()
+                .filter(|doubt| !opened.seen.doubts.contains(doubt))
+                .cloned()
+                .collect(),
+        })
     }
 
     /// Looks whether the archive is there already, and sends it, or what is missing of it, if nothing is.

@@ -1,5 +1,7 @@
 //! From the files of a destination to its backups.
 
+use std::collections::BTreeSet;
+
 use super::{Catalog, FileStatus, Missing, RECOVERY, StoredArchive, StoredBackup, StoredFile};
 use crate::archive::{ArchiveKind, ArchiveName, belonging};
 use crate::destination::Destination;
@@ -13,9 +15,9 @@ pub(super) enum OwnPart {
     Proof,
 }
 
-/// A file of ours and the backup it is about.
+/// A file of ours and the ID of the backup it is about.
 pub(super) struct Own {
-    pub(super) name: ArchiveName,
+    pub(super) id: String,
     pub(super) part: OwnPart,
     pub(super) file: StoredFile,
 }
@@ -46,8 +48,8 @@ impl Sorted {
                         ArchiveKind::Data => sorted.data.push((name, file)),
                     }
                 }
-                (_, Some((name, part))) if lies_in(&file, destination.manifest_folder()) => {
-                    sorted.own.push(Own { name, part, file });
+                (_, Some((id, part))) if lies_in(&file, destination.manifest_folder()) => {
+                    sorted.own.push(Own { id, part, file });
                 }
                 _ if file.name == RECOVERY => {}
                 _ => sorted.unknown.push(file),
@@ -62,11 +64,7 @@ impl Sorted {
         mut own: Vec<(Own, Vec<u8>)>,
     ) -> Catalog {
         own.sort_by_key(|(own, _)| own.part);
-        let mut names: Vec<_> = self.data.iter().map(|(name, _)| name.clone()).collect();
-        let of_manifests = own.iter().filter(|(own, _)| own.part == OwnPart::Manifest);
-        names.extend(of_manifests.map(|(own, _)| own.name.clone()));
-        names.sort_by(|a, b| b.age_order(a));
-        names.dedup();
+        let names = names(&own, &self.data);
         let mut catalog = Catalog {
             destination: destination.name().to_owned(),
             kinds: destination.kinds().to_vec(),
@@ -75,7 +73,8 @@ impl Sorted {
             unknown: self.unknown,
         };
         for name in names {
-            let (of_this, others) = own.into_iter().partition(|(own, _)| own.name == name);
+            let of_this = |own: &Own| Some(own.id.as_str()) == name.backup_id();
+            let (of_this, others) = own.into_iter().partition(|(own, _)| of_this(own));
             own = others;
             catalog.backups.push(backup(
                 destination,
@@ -115,7 +114,34 @@ impl Sorted {
     }
 }
 
-fn own_part(name: &str) -> Option<(ArchiveName, OwnPart)> {
+/// The data archives of all backups, the newest first; one for each ID. Should both tools have made one of the
+/// same ID, it is the one that the manifest names.
+fn names(own: &[(Own, Vec<u8>)], data: &[(ArchiveName, StoredFile)]) -> Vec<ArchiveName> {
+    let of_manifests = own.iter().filter(|(own, _)| own.part == OwnPart::Manifest);
+    let mut names: Vec<_> = of_manifests
+        .filter_map(|(own, bytes)| {
+            let manifest = Manifest::parse(bytes, &own.id).ok();
+            let told = manifest
+                .as_ref()
+                .and_then(|manifest| manifest.archive(ArchiveKind::Data));
+            let told = told.and_then(|told| ArchiveName::parse(&told.name));
+            let mut there = data.iter().map(|(name, _)| name);
+            let there = there.find(|name| name.backup_id() == Some(own.id.as_str()));
+            told.or_else(|| there.cloned())
+                .or_else(|| ArchiveName::of_backup(&own.id))
+        })
+        .collect();
+    let without = data.iter().map(|(name, _)| name);
+    let known: BTreeSet<_> = names.iter().filter_map(ArchiveName::backup_id).collect();
+    let without = without.filter(|name| name.backup_id().is_none_or(|id| !known.contains(id)));
+    let without: Vec<_> = without.cloned().collect();
+    names.extend(without);
+    names.sort_by(|a, b| b.age_order(a));
+    names.dedup_by(|a, b| a.backup_id() == b.backup_id());
+    names
+}
+
+fn own_part(name: &str) -> Option<(String, OwnPart)> {
     let endings = [
         (".proof.json", OwnPart::Proof),
         (".members.gz", OwnPart::Members),
@@ -124,7 +150,7 @@ fn own_part(name: &str) -> Option<(ArchiveName, OwnPart)> {
     let (id, part) = endings
         .iter()
         .find_map(|(ending, part)| Some((name.strip_suffix(ending)?, *part)))?;
-    Some((ArchiveName::of_backup(id)?, part))
+    ArchiveName::of_backup(id).map(|_| (id.to_owned(), part))
 }
 
 /// Puts together what is known of one backup.

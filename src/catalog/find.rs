@@ -1,5 +1,7 @@
 //! Finding the backup that is to be read.
 
+use std::cmp::Ordering;
+
 use futures_util::future::join_all;
 
 use super::{Catalog, StoredBackup};
@@ -95,7 +97,11 @@ pub async fn find<'a>(
         })
         // Of several the newest, then a complete one, then the one at the first destination.
         .max_by(|(a_number, _, a), (b_number, _, b)| {
-            let by_age = a.data_name.age_order(&b.data_name);
+            let by_age = if a.id == b.id {
+                Ordering::Equal
+            } else {
+                a.data_name.age_order(&b.data_name)
+            };
             by_age
                 .then_with(|| a.is_complete().cmp(&b.is_complete()))
                 .then_with(|| b_number.cmp(a_number))

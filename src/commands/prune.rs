@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::setup::{Failure, Setup};
 use super::{ExitStatus, tell};
-use crate::archive::ArchiveKind;
 use crate::cli::{Global, PruneArgs};
 use crate::destination::dropbox;
 use crate::prune::{Outcome, PlanRow, Request, prune};
@@ -57,7 +56,7 @@ async fn carry_out(setup: &Setup, arguments: &PruneArgs) -> Result<Pruning, Fail
     let request = Request {
         policy,
         state: &setup.state,
-        folders: ArchiveKind::ALL.map(|kind| (kind, setup.gitlab.folder(kind))),
+        gitlab: &setup.gitlab,
         awaited: dropbox::awaited(&setup.state.path().join(dropbox::JOURNALS)),
         dry_run: arguments.dry_run,
         accept_shrink: arguments.accept_shrink,

@@ -1,9 +1,11 @@
 //! Reading a stored file: in order, with several parts on their way at a time, so that the latency of a
 //! long line does not count, and in a bounded amount of memory.
 
+use std::io::{self, Read};
 use std::ops::Range;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::sync::mpsc;
 
 use super::Destination;
 use crate::error::{Error, ErrorKind};
@@ -46,4 +48,55 @@ pub async fn fetch(
         take(part).await?;
     }
     Ok(())
+}
+
+/// Parts of a download that wait to be read; with those on their way this bounds the memory.
+const WAITING: usize = 1;
+
+/// Two ends: what is sent into one is read from the other, on another thread.
+pub fn pipe() -> (Sending, Arriving) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let arriving = Arriving {
+        receiver,
+        part: io::Cursor::default(),
+    };
+    (Sending(sender), arriving)
+}
+
+/// The end that a download goes into.
+pub struct Sending(mpsc::Sender<io::Result<Vec<u8>>>);
+
+impl Sending {
+    /// Hands a part on, as soon as there is room; `false` if nobody reads any more.
+    pub async fn send(&self, part: Vec<u8>) -> bool {
+        self.0.send(Ok(part)).await.is_ok()
+    }
+
+    /// Ends it: for the reader the end of the file if all went well, else an error.
+    pub async fn end(self, result: &Result<(), Error>) {
+        if let Err(error) = result {
+            let _ = self.0.send(Err(io::Error::other(error.to_string()))).await;
+        }
+    }
+}
+
+/// The bytes of a download, for somebody who reads.
+pub struct Arriving {
+    receiver: mpsc::Receiver<io::Result<Vec<u8>>>,
+    part: io::Cursor<Vec<u8>>,
+}
+
+impl Read for Arriving {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let n = self.part.read(buf)?;
+            if n > 0 || buf.is_empty() {
+                return Ok(n);
+            }
+            match self.receiver.blocking_recv() {
+                Some(part) => self.part = io::Cursor::new(part?),
+                None => return Ok(0),
+            }
+        }
+    }
 }

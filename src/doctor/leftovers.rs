@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use chrono::Utc;
 
 use super::Check;
-use crate::archive::{ArchiveKind, ArchiveName, find_archives, newest};
+use crate::archive::{ArchiveKind, ArchiveName, Form, newest};
 use crate::gitlab::host::Settings;
+use crate::local::find_archives;
 use crate::source::file::FileSource;
 use crate::tar::{Members, TarError};
 
@@ -130,8 +131,12 @@ fn broken(gitlab: &Settings, kind: ArchiveKind) -> Option<(PathBuf, String)> {
     if let Some(entry) = empty {
         return Some((entry.path(), "is empty".to_owned()));
     }
-    let archives = find_archives(folder, kind).ok()?;
+    let archives = find_archives(gitlab, kind).ok()?;
     let newest = newest(&archives, Utc::now()).0?;
+    // A folder cannot be cut off.
+    if newest.form != Form::File {
+        return None;
+    }
     let source = FileSource::open(&newest.path).ok()?;
     let mut members = Members::new(&source);
     loop {

@@ -46,6 +46,8 @@ pub struct Contents {
 /// Counts members one by one; its memory does not grow with their number.
 #[derive(Debug, Default)]
 pub struct ContentsCounter {
+    /// What everything lies in.
+    folder: Option<String>,
     parts: BTreeMap<String, u64>,
     latest_manifests: u64,
     pointers: u64,
@@ -54,9 +56,19 @@ pub struct ContentsCounter {
 }
 
 impl ContentsCounter {
+    /// For an archive whose members all lie in this folder, if in one.
+    pub fn within(folder: Option<&str>) -> ContentsCounter {
+        ContentsCounter {
+            folder: folder.map(str::to_owned),
+            ..ContentsCounter::default()
+        }
+    }
+
     /// A member with its path as it stands in the archive, and its size in bytes.
     pub fn member(&mut self, path: &[u8], is_file: bool, size: u64) {
-        let path = below_top(path);
+        let Some(path) = below(path, self.folder.as_deref()) else {
+            return;
+        };
         let Some(part) = part_of(path) else { return };
         if self.parts.len() < MOST_PARTS || self.parts.contains_key(part) {
             let sum = self.parts.entry(part.to_owned()).or_default();
@@ -95,6 +107,21 @@ pub fn below_top(path: &[u8]) -> &[u8] {
     let path = path.strip_prefix(b"./").unwrap_or(path);
     let slashes = path.iter().take_while(|byte| **byte == b'/').count();
     &path[slashes..]
+}
+
+/// A path below the folder that everything in an archive lies in, if in one; none if it does not lie there. The
+/// folder itself is empty.
+pub fn below<'a>(path: &'a [u8], folder: Option<&str>) -> Option<&'a [u8]> {
+    let path = below_top(path);
+    let Some(folder) = folder else {
+        return Some(path);
+    };
+    let rest = path.strip_prefix(folder.as_bytes())?;
+    match rest.split_first() {
+        None => Some(rest),
+        Some((b'/', rest)) => Some(rest),
+        Some(_) => None,
+    }
 }
 
 /// The part a member belongs to: `db/…`, `repositories/…`, or the word before `.tar.gz`.
@@ -151,6 +178,26 @@ mod tests {
             ]
         );
         assert_eq!(contents.repositories, 0);
+    }
+
+    #[test]
+    fn in_a_folder_only_what_lies_there_is_counted() {
+        let id = "1714053314_2024_04_25_17.8.2";
+        let mut counter = ContentsCounter::within(Some(id));
+        for path in [
+            "1714053314_2024_04_25_17.8.2/",
+            "1714053314_2024_04_25_17.8.2/uploads.tar.gz",
+            "./1714053314_2024_04_25_17.8.2/db/database.sql.gz",
+            "1714053314_2024_04_25_17.8.2/repositories/manifests/default/@hashed/a.git/+latest.toml",
+            "1714053314_2024_04_25_17.8.2x/lfs.tar.gz",
+            "pages.tar.gz",
+        ] {
+            counter.member(path.as_bytes(), !path.ends_with('/'), 2);
+        }
+        let contents = counter.finish(None);
+        let parts: Vec<_> = contents.parts.keys().map(String::as_str).collect();
+        assert_eq!(parts, ["db", "repositories", "uploads"]);
+        assert_eq!(contents.repositories, 1);
     }
 
     #[test]

@@ -22,14 +22,35 @@ pub use crate::process::{CommandFailure, IoPriority};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
-    /// `gitlab-backup create`.
+    /// `gitlab-backup create`, which leaves a tar.
     #[default]
     GitlabBackup,
+    /// `gitlab-backup-cli backup all`, which leaves a folder; an experiment of GitLab 17 and later.
+    GitlabBackupCli,
+}
+
+impl Engine {
+    /// Its program.
+    pub fn program(self) -> &'static str {
+        match self {
+            Engine::GitlabBackup => "gitlab-backup",
+            Engine::GitlabBackupCli => "gitlab-backup-cli",
+        }
+    }
+
+    fn default_command(self) -> &'static str {
+        match self {
+            Engine::GitlabBackup => "gitlab-backup create",
+            Engine::GitlabBackupCli => "gitlab-backup-cli backup all",
+        }
+    }
 }
 
 /// `[gitlab]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Which tool makes data archives.
+    pub engine: Engine,
     /// Where config archives appear.
     pub config_dir: PathBuf,
     /// Where data archives appear.
@@ -54,8 +75,9 @@ impl Settings {
     /// Reads the section; the defaults are those of a Linux package.
     pub fn read(section: &mut Section<'_>) -> Settings {
         let words = |command: &str| command.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let Engine::GitlabBackup = section.get("engine").unwrap_or_default();
+        let engine: Engine = section.get("engine").unwrap_or_default();
         let settings = Settings {
+            engine,
             config_dir: section
                 .get("config_dir")
                 .unwrap_or_else(|| "/etc/gitlab/config_backup".into()),
@@ -73,7 +95,7 @@ impl Settings {
                 .unwrap_or_else(|| words("gitlab-ctl backup-etc")),
             data_command: section
                 .get("data_command")
-                .unwrap_or_else(|| words("gitlab-backup create")),
+                .unwrap_or_else(|| words(engine.default_command())),
             skip: section.get("skip").unwrap_or_default(),
             strategy: section.get("strategy").unwrap_or_default(),
             // Off, because whoever has the room may want the tar beside the copies elsewhere.
@@ -99,6 +121,20 @@ impl Settings {
                     key,
                     "takes a program and its arguments, like [\"gitlab-ctl\", \"backup-etc\"]",
                 );
+            }
+        }
+        if engine == Engine::GitlabBackupCli {
+            for (key, is_set) in [
+                ("skip", !settings.skip.is_empty()),
+                ("strategy", !settings.strategy.is_empty()),
+            ] {
+                if is_set {
+                    section.fault(
+                        key,
+                        "is not for the engine `gitlab-backup-cli`, which has no such option: \
+                         leave it out, or set `engine = \"gitlab-backup\"`",
+                    );
+                }
             }
         }
         if settings.skip.iter().any(|part| part == "tar") {

@@ -6,11 +6,12 @@
 
 use std::io::{self, Read};
 
-use super::contents::{Contents, ContentsCounter};
+use super::cli;
+use super::contents::{Contents, ContentsCounter, below};
 use super::format::compressed::ZSTD_MAGIC;
 use super::format::dump;
 use super::information::Information;
-use crate::archive::ArchiveKind;
+use crate::archive::{ArchiveKind, ArchiveName};
 use crate::error::printable;
 use crate::source::Source;
 use crate::tar::{Member, Members, TarError};
@@ -36,21 +37,24 @@ pub struct Inspection {
 /// it is no whole tar; `skipped` names the parts GitLab was told to leave out. Blocks the thread.
 pub fn look_into(
     source: &dyn Source,
-    kind: ArchiveKind,
+    name: &ArchiveName,
     skipped: &[String],
     each: &mut dyn FnMut(&Member),
 ) -> Result<Inspection, TarError> {
     let mut members = Members::new(source);
     let mut count = 0_u64;
-    let mut counter = ContentsCounter::default();
+    let mut counter = ContentsCounter::within(name.folder());
     let mut seen = Seen::default();
     while let Some(member) = members.next_member()? {
         count += 1;
-        match kind {
+        match name.kind {
             ArchiveKind::Config => seen.config_member(&member),
             ArchiveKind::Data => {
                 counter.member(&member.path, member.is_file, member.size);
-                seen.data_member(&member, source);
+                match below(&member.path, name.folder()) {
+                    Some(path) => seen.data_member(path, &member, source, name),
+                    None => seen.outside(&member),
+                }
             }
         }
         each(&member);
@@ -62,9 +66,9 @@ pub fn look_into(
             "no whole tar: it has no member".to_owned(),
         ));
     }
-    let mut doubts = match kind {
+    let mut doubts = match name.kind {
         ArchiveKind::Config => seen.config_doubts(),
-        ArchiveKind::Data => seen.data_doubts(skipped),
+        ArchiveKind::Data => seen.data_doubts(skipped, name),
     };
     if trailed {
         doubts.push(
@@ -92,6 +96,12 @@ struct Seen {
     database: Option<bool>,
     /// Other dumps that do not begin like one.
     other_dumps: Vec<String>,
+    /// What the tool itself says that cannot be so.
+    contradictions: Vec<String>,
+    /// The first member of a folder's tar that does not lie in the folder, and the first that is neither a file nor
+    /// a folder.
+    outside: Option<String>,
+    odd: Option<String>,
 }
 
 impl Seen {
@@ -110,19 +120,38 @@ impl Seen {
         }
     }
 
-    fn data_member(&mut self, member: &Member, source: &dyn Source) {
-        let path = printable(&String::from_utf8_lossy(&member.path));
-        let path = path.trim_start_matches("./").trim_start_matches('/');
+    fn outside(&mut self, member: &Member) {
+        let name = || printable(&String::from_utf8_lossy(&member.path));
+        self.outside.get_or_insert_with(name);
+    }
+
+    fn data_member(
+        &mut self,
+        path: &[u8],
+        member: &Member,
+        source: &dyn Source,
+        name: &ArchiveName,
+    ) {
+        let path = printable(&String::from_utf8_lossy(path));
+        let path = path.as_str();
         if !member.is_file {
+            if name.folder().is_some() && !member.path.ends_with(b"/") {
+                self.odd.get_or_insert_with(|| path.to_owned());
+            }
             return;
         }
-        if path == "backup_information.yml" {
+        if name.folder().is_some() && path == cli::INFORMATION {
             self.has_information = member.size > 0;
-            let mut text = Vec::new();
-            contents(member, source)
-                .take(LONGEST_LOOK)
-                .read_to_end(&mut text)
-                .ok();
+            match cli::information(&beginning(member, source), name) {
+                Ok(told) => {
+                    self.information = Some(told.information);
+                    self.contradictions = told.faults;
+                }
+                Err(why) => self.contradictions = vec![why],
+            }
+        } else if name.folder().is_none() && path == "backup_information.yml" {
+            self.has_information = member.size > 0;
+            let text = beginning(member, source);
             self.information = Information::parse(&text).ok();
             self.skipped = Information::skipped_in(&String::from_utf8_lossy(&text));
         } else if let Some(name) = path
@@ -138,12 +167,27 @@ impl Seen {
         }
     }
 
-    fn data_doubts(&self, skipped: &[String]) -> Doubts {
+    fn data_doubts(&self, skipped: &[String], name: &ArchiveName) -> Doubts {
         let mut doubts = Vec::new();
+        let information = match name.folder() {
+            Some(_) => cli::INFORMATION,
+            None => "backup_information.yml",
+        };
         if !self.has_information {
-            doubts.push(
-                "there is no backup_information.yml in it: GitLab cannot restore it".to_owned(),
-            );
+            doubts.push(format!(
+                "there is no {information} in it: GitLab cannot restore it"
+            ));
+        }
+        let contradictions = self.contradictions.iter();
+        doubts.extend(contradictions.map(|what| format!("{information}: {what}")));
+        if let Some(outside) = &self.outside {
+            let folder = name.folder().unwrap_or_default();
+            doubts.push(format!("{outside} does not lie in {folder}"));
+        }
+        if let Some(odd) = &self.odd {
+            doubts.push(format!(
+                "{odd} is neither a file nor a folder, and cannot be restored"
+            ));
         }
         if !skipped.iter().chain(&self.skipped).any(|part| part == "db") {
             match self.database {
@@ -163,6 +207,15 @@ impl Seen {
         );
         doubts
     }
+}
+
+/// The beginning of a member that is a short text.
+fn beginning(member: &Member, source: &dyn Source) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut contents = contents(member, source).take(LONGEST_LOOK);
+    // What cannot be read cannot be understood either.
+    contents.read_to_end(&mut text).ok();
+    text
 }
 
 /// The contents of a member as a stream.
@@ -283,10 +336,72 @@ mod tests {
         FileSource::open(&path).expect("open")
     }
 
+    fn name(kind: ArchiveKind) -> ArchiveName {
+        let name = match kind {
+            ArchiveKind::Config => "gitlab_config_1714053314_2024_04_25.tar",
+            ArchiveKind::Data => "1714053314_2024_04_25_17.8.2_gitlab_backup.tar",
+        };
+        ArchiveName::parse(name).expect("a name")
+    }
+
+    #[test]
+    fn a_folder_is_doubted_for_what_contradicts_its_name() {
+        const ID: &str = "1714053314_2024_04_25_17.8.2";
+        let name = ArchiveName::of_directory(ID).expect("an ID");
+        let information = format!(
+            "{{\"metadata_version\": 2, \"backup_id\": \"{ID}\", \"created_at\": \"2024-04-25T13:55:14Z\", \
+             \"gitlab_version\": \"17.8.2\"}}"
+        );
+        let dump = gzip(DUMP);
+        let doubts = |files: &[(&str, &[u8])]| {
+            let dir = tempfile::tempdir().expect("temporary folder");
+            let files: Vec<_> = files
+                .iter()
+                .map(|(path, data)| (path.replace("ID", ID), *data))
+                .collect();
+            let files: Vec<_> = files
+                .iter()
+                .map(|(path, data)| (path.as_str(), *data))
+                .collect();
+            let seen = look_into(&tar(dir.path(), &files), &name, &[], &mut |_| {});
+            seen.expect("a whole tar").doubts.join("; ")
+        };
+        let good: [(&str, &[u8]); 2] = [
+            ("ID/backup_information.json", information.as_bytes()),
+            ("ID/db/database.sql.gz", &dump),
+        ];
+        assert_eq!(doubts(&good), "");
+        let other = information.replace("\"17.8.2\"", "\"17.8.3\"");
+        for (files, doubt) in [
+            (&[good[1]][..], "there is no backup_information.json"),
+            (&[good[0]], "there is no database dump"),
+            (
+                &[good[1], (good[0].0, other.as_bytes())],
+                "`gitlab_version` is 17.8.3",
+            ),
+            (
+                &[good[1], (good[0].0, b"{")],
+                "backup_information.json: it is no JSON",
+            ),
+            (&[good[0], good[1], ("db/x", b"x")], "db/ does not lie in"),
+            (
+                &[good[0], ("db/database.sql.gz", &dump)],
+                "there is no database dump",
+            ),
+            // What the other tool writes tells nothing here.
+            (
+                &[good[1], ("ID/backup_information.yml", b":skipped: ''\n")],
+                "there is no backup_information.json",
+            ),
+        ] {
+            assert!(doubts(files).contains(doubt), "{doubt}: {}", doubts(files));
+        }
+    }
+
     fn doubts(files: &[(&str, &[u8])], kind: ArchiveKind, skipped: &[&str]) -> String {
         let dir = tempfile::tempdir().expect("temporary folder");
         let skipped: Vec<_> = skipped.iter().map(|part| (*part).to_owned()).collect();
-        look_into(&tar(dir.path(), files), kind, &skipped, &mut |_| {})
+        look_into(&tar(dir.path(), files), &name(kind), &skipped, &mut |_| {})
             .expect("a whole tar")
             .doubts
             .join("; ")
@@ -389,7 +504,7 @@ mod tests {
                 names.push(String::from_utf8_lossy(&member.path).into_owned());
             }
         };
-        let seen = look_into(&source, ArchiveKind::Data, &[], each).expect("whole");
+        let seen = look_into(&source, &name(ArchiveKind::Data), &[], each).expect("whole");
         names.sort();
         assert_eq!(names, files.map(|(name, _)| name));
         assert_eq!(seen.contents.parts["db"], DUMP.len() as u64);
@@ -411,7 +526,7 @@ mod tests {
             fs::write(source.path(), [&whole[..], end].concat()).expect("write");
             let source = FileSource::open(source.path()).expect("open");
             assert_eq!(
-                look_into(&source, ArchiveKind::Config, &[], &mut |_| {})
+                look_into(&source, &name(ArchiveKind::Config), &[], &mut |_| {})
                     .expect("whole")
                     .doubts
                     .len(),

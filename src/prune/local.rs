@@ -1,11 +1,15 @@
 //! Old archives on this machine: only those go that are verified at a destination, and that nothing waits for.
 
+mod directory;
+
 use std::fs;
+use std::io;
 
 use chrono::{DateTime, Utc};
 
+pub(in crate::prune) use self::directory::finish;
 use super::{PlanRow, Request};
-use crate::archive::Archive;
+use crate::archive::{Archive, Form};
 use crate::catalog::{Catalog, FileStatus};
 use crate::content_hash::{Digest, hash_source};
 use crate::listing::LOCAL;
@@ -31,7 +35,11 @@ pub(super) fn plan(
     refused: Option<&str>,
     now: DateTime<Utc>,
 ) -> LocalPlan {
-    let mut newest_first: Vec<_> = archives.iter().collect();
+    // Unpacked parts go as soon as they are sent, and are none of retention's.
+    let mut newest_first: Vec<_> = archives
+        .iter()
+        .filter(|archive| archive.form != Form::Parts)
+        .collect();
     newest_first.sort_by(|a, b| b.name.age_order(&a.name));
     let mut plan = LocalPlan {
         rows: Vec::new(),
@@ -89,13 +97,14 @@ pub(super) fn carry_out(plan: &LocalPlan) -> (Vec<Pruned>, Vec<String>) {
     let mut errors = Vec::new();
     for (archive, stored) in &plan.doomed {
         let path = archive.path.display();
-        let deleted = FileSource::open(&archive.path).and_then(|source| {
-            let before = source.fingerprint()?;
-            let same = hash_source(&source)? == *stored && source.fingerprint()? == before;
-            same.then(|| fs::remove_file(&archive.path)).transpose()
-        });
+        let deleted = match archive.form {
+            Form::File => delete_file(archive, *stored),
+            Form::Directory => directory::delete(archive, *stored),
+            // Never planned.
+            Form::Parts => Ok(false),
+        };
         match deleted {
-            Ok(Some(())) => {
+            Ok(true) => {
                 tracing::info!("deleted {path}");
                 pruned.push(Pruned {
                     destination: LOCAL.to_owned(),
@@ -103,11 +112,22 @@ pub(super) fn carry_out(plan: &LocalPlan) -> (Vec<Pruned>, Vec<String>) {
                     size: archive.size,
                 });
             }
-            Ok(None) => errors.push(format!(
+            Ok(false) => errors.push(format!(
                 "{path}: its content is not what is stored under its name; it stays\n  look at it by hand"
             )),
             Err(error) => errors.push(format!("deleting {path}: {error}")),
         }
     }
     (pruned, errors)
+}
+
+/// False: its content is another, and nothing was touched.
+fn delete_file(archive: &Archive, stored: Digest) -> io::Result<bool> {
+    let source = FileSource::open(&archive.path)?;
+    let before = source.fingerprint()?;
+    let same = hash_source(&source)? == stored && source.fingerprint()? == before;
+    if same {
+        fs::remove_file(&archive.path)?;
+    }
+    Ok(same)
 }

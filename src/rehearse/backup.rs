@@ -152,7 +152,7 @@ pub async fn rehearse_stored(
             ));
         }
         let options = Options {
-            version: archive.name.version.clone(),
+            name: Some(archive.name.clone()),
             expected: expected(archive),
             git: method.git.clone(),
         };
@@ -311,7 +311,7 @@ pub async fn rehearse_local(backup: LocalBackup, method: &Method<'_>) -> Rehears
     let previous = backup.previous;
     for (archive, expected) in backup.config.into_iter().chain([backup.data]) {
         let options = Options {
-            version: archive.name.version.clone(),
+            name: Some(archive.name.clone()),
             expected,
             git: method.git.clone(),
         };

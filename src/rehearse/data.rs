@@ -6,7 +6,9 @@ use std::io::{self, BufRead, Read};
 use super::git::Git;
 use super::repositories::Repositories;
 use super::verdict::{Examples, PartVerdict, counted};
-use crate::gitlab::contents::{Contents, ContentsCounter, PARTS, below_top, part_of};
+use crate::archive::ArchiveName;
+use crate::gitlab::cli::{self, Told};
+use crate::gitlab::contents::{Contents, ContentsCounter, PARTS, below, part_of};
 use crate::gitlab::format::compressed::expand;
 use crate::gitlab::format::{Flaw, dump, whole_tar};
 use crate::gitlab::information::Information;
@@ -18,16 +20,24 @@ const LONGEST_INFORMATION: u64 = 64 * 1024;
 /// An archive could have any number of parts; no more than these get a verdict of their own.
 const MOST_PARTS: usize = 64;
 
+/// What a folder is made by.
+const ENGINE: &str = "gitlab-backup-cli";
+
 /// What has been seen of a data archive.
 pub(super) struct Data {
+    name: Option<ArchiveName>,
     counter: ContentsCounter,
-    information: Option<Result<Information, String>>,
+    information: Option<Result<Told, String>>,
     dumps: Dumps,
     repositories: Repositories,
     has_repositories: bool,
     parts: BTreeMap<String, Result<String, Flaw>>,
     /// Compressed members that belong to no part.
     others: Examples,
+    /// Members that do not lie in the folder that everything should lie in.
+    outside: Examples,
+    /// Members of that folder that are neither files nor folders.
+    odd: Examples,
     git: Option<Result<Git, String>>,
 }
 
@@ -40,15 +50,18 @@ struct Dumps {
 }
 
 impl Data {
-    pub(super) fn new(git: Option<Result<Git, String>>) -> Data {
+    pub(super) fn new(name: Option<ArchiveName>, git: Option<Result<Git, String>>) -> Data {
         Data {
-            counter: ContentsCounter::default(),
+            counter: ContentsCounter::within(name.as_ref().and_then(ArchiveName::folder)),
+            name,
             information: None,
             dumps: Dumps::default(),
             repositories: Repositories::new(),
             has_repositories: false,
             parts: BTreeMap::new(),
             others: Examples::default(),
+            outside: Examples::default(),
+            odd: Examples::default(),
             git,
         }
     }
@@ -56,12 +69,21 @@ impl Data {
     pub(super) fn member(&mut self, entry: &Entry, contents: &mut dyn BufRead) {
         let is_file = entry.kind == EntryKind::File;
         self.counter.member(&entry.path, is_file, entry.size);
-        let path = below_top(&entry.path);
+        let folder = self.folder();
+        let is_ours = folder.is_some();
+        let Some(path) = below(&entry.path, folder) else {
+            let name = String::from_utf8_lossy(&entry.path).into_owned();
+            return self.outside.push(&name);
+        };
         self.has_repositories |= path.starts_with(b"repositories/");
         if !is_file {
+            if is_ours && entry.kind != EntryKind::Folder {
+                let name = String::from_utf8_lossy(path).into_owned();
+                self.odd.push(&name);
+            }
             return;
         }
-        if path == b"backup_information.yml" {
+        if path == self.information_file().as_bytes() {
             self.information(contents);
         } else if let Some(path) = path.strip_prefix(b"repositories/") {
             let git = self.git.as_mut().and_then(|git| git.as_mut().ok());
@@ -81,16 +103,27 @@ impl Data {
         }
     }
 
+    fn folder(&self) -> Option<&str> {
+        self.name.as_ref().and_then(ArchiveName::folder)
+    }
+
+    /// Where the tool that made it says what it made.
+    fn information_file(&self) -> &'static str {
+        match self.folder() {
+            Some(_) => cli::INFORMATION,
+            None => "backup_information.yml",
+        }
+    }
+
     fn information(&mut self, contents: &mut dyn BufRead) {
         let mut text = Vec::new();
         let read = contents.take(LONGEST_INFORMATION).read_to_end(&mut text);
         let information = match read {
             Err(error) => Err(error.to_string()),
             Ok(_) if text.is_empty() => Err("it is empty".to_owned()),
-            Ok(_) => Information::parse(&text)
-                .map_err(|line| format!("line {} is not as GitLab writes it", line.0)),
+            Ok(_) => self.understand(&text),
         };
-        let told = information.as_ref().ok();
+        let told = information.as_ref().ok().map(|told| &told.information);
         self.repositories
             .set_backup_id(told.and_then(|told| told.backup_id.as_deref()));
         if let (Some(Ok(git)), Some(told)) = (&mut self.git, told) {
@@ -99,19 +132,53 @@ impl Data {
         self.information = Some(information);
     }
 
+    fn understand(&self, text: &[u8]) -> Result<Told, String> {
+        match &self.name {
+            Some(name) if name.folder().is_some() => cli::information(text, name),
+            name => {
+                let information = Information::parse(text)
+                    .map_err(|line| format!("line {} is not as GitLab writes it", line.0))?;
+                let version = name.as_ref().and_then(|name| name.version.as_deref());
+                let faults = faults(&information, version);
+                Ok(Told {
+                    information,
+                    faults,
+                })
+            }
+        }
+    }
+
     /// What it holds, what GitLab says about it, and a verdict on every part.
-    pub(super) fn finish(
-        self,
-        version: Option<&str>,
-    ) -> (Contents, Option<Information>, Vec<PartVerdict>) {
+    pub(super) fn finish(self) -> (Contents, Option<Information>, Vec<PartVerdict>) {
+        let information_file = self.information_file();
+        let is_folder = self.folder().is_some();
         let told = self
             .information
             .as_ref()
-            .and_then(|told| told.as_ref().ok());
+            .and_then(|told| told.as_ref().ok())
+            .map(|told| &told.information);
         let contents = self.counter.finish(told);
-        let mut verdicts = vec![on_information(self.information.as_ref(), version)];
+        let mut verdicts = vec![on_information(self.information.as_ref(), information_file)];
+        for (found, what) in [
+            (
+                &self.outside,
+                "outside of the folder with the backup's name",
+            ),
+            (
+                &self.odd,
+                "neither files nor folders, which cannot be restored",
+            ),
+        ] {
+            if !found.is_empty() {
+                verdicts.push(PartVerdict::failed("folder", format!("{what}: {found}")));
+            }
+        }
         let skipped = |part: &str| contents.skipped.iter().any(|skipped| skipped == part);
         let absent = |part: &str| {
+            if is_folder {
+                let what = format!("absent, and {ENGINE} leaves no part out");
+                return PartVerdict::warning(part, what);
+            }
             let how = if skipped(part) {
                 ""
             } else {
@@ -144,6 +211,8 @@ impl Data {
         {
             match parts.remove(part) {
                 Some(found) => verdicts.push(on_part(part, found)),
+                // It is not made where there is no registry, or not yet.
+                None if is_folder && matches!(part, "registry" | "external_diffs") => {}
                 None if skipped(part) || is_made_by(told, part) => verdicts.push(absent(part)),
                 None => {}
             }
@@ -209,34 +278,34 @@ fn on_part(part: &str, found: Result<String, Flaw>) -> PartVerdict {
     }
 }
 
-fn on_information(
-    information: Option<&Result<Information, String>>,
-    version: Option<&str>,
-) -> PartVerdict {
+fn on_information(information: Option<&Result<Told, String>>, file: &str) -> PartVerdict {
     let part = "information";
     let told = match information {
         None => {
-            return PartVerdict::failed(
-                part,
-                "there is no backup_information.yml in it: GitLab cannot restore it",
-            );
+            let what = format!("there is no {file} in it: GitLab cannot restore it");
+            return PartVerdict::failed(part, what);
         }
-        Some(Err(why)) => {
-            return PartVerdict::failed(part, format!("backup_information.yml: {why}"));
-        }
+        Some(Err(why)) => return PartVerdict::failed(part, format!("{file}: {why}")),
         Some(Ok(told)) => told,
     };
     let mut faults = Examples::default();
-    told.faults().iter().for_each(|fault| faults.push(fault));
+    told.faults.iter().for_each(|fault| faults.push(fault));
+    if faults.is_empty() {
+        let own = told.information.gitlab_version.as_deref();
+        PartVerdict::ok(part, format!("GitLab {}", own.unwrap_or_default()))
+    } else {
+        PartVerdict::failed(part, format!("{file}: {faults}"))
+    }
+}
+
+/// What is wrong with what `gitlab-backup` says; `version` stands in the archive's name.
+fn faults(told: &Information, version: Option<&str>) -> Vec<String> {
+    let mut faults = told.faults();
     let own = told.gitlab_version.as_deref().unwrap_or_default();
     if let Some(version) = version.filter(|version| *version != own) {
-        faults.push(&format!("it is of GitLab {own}, its name says {version}"));
+        faults.push(format!("it is of GitLab {own}, its name says {version}"));
     }
-    if faults.is_empty() {
-        PartVerdict::ok(part, format!("GitLab {own}"))
-    } else {
-        PartVerdict::failed(part, format!("backup_information.yml: {faults}"))
-    }
+    faults
 }
 
 /// Whether this version of GitLab makes a part unless told otherwise.
@@ -287,8 +356,17 @@ mod tests {
     fn the_version_in_the_name_must_be_the_one_inside() {
         let text = b":db_version: '1'\n:backup_created_at: 2019-03-04 05:06:07 Z\n:gitlab_version: 11.8.0\n\
                      :tar_version: tar\n:skipped: ''\n";
-        let told = Information::parse(text).map_err(|_| String::new());
-        let status = |version| on_information(Some(&told), version);
+        let status = |version: Option<&str>| {
+            let information = Information::parse(text)
+                .map_err(|_| "unreadable")
+                .expect("good");
+            let faults = faults(&information, version);
+            let told = Told {
+                information,
+                faults,
+            };
+            on_information(Some(&Ok(told)), "backup_information.yml")
+        };
         assert_eq!(
             status(None),
             PartVerdict::ok("information", "GitLab 11.8.0")

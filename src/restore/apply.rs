@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use begin::{begin, check_installed};
 use chrono::{DateTime, Utc};
 
+use super::directory::Unpacked;
 use super::journal::Journal;
 use super::part::Part;
 use super::report::{Purpose, RestoreReport, StepStatus};
@@ -64,7 +65,13 @@ struct Applying<'a> {
     job: &'a Job<'a>,
     journal: Journal,
     /// The data archive, proved, as long as it has not got its name.
-    data: Option<Part>,
+    data: Option<Proved>,
+}
+
+/// A data archive that is proved and has no name yet.
+enum Proved {
+    File(Part),
+    Directory(Unpacked),
 }
 
 impl Applying<'_> {

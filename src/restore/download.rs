@@ -161,7 +161,12 @@ pub(super) async fn copy(
 }
 
 /// What to say of bytes that are not the expected ones.
-async fn mismatch(job: &Job<'_>, destination: &Destination, wish: &Wish, hash: Digest) -> String {
+pub(super) async fn mismatch(
+    job: &Job<'_>,
+    destination: &Destination,
+    wish: &Wish,
+    hash: Digest,
+) -> String {
     let place = format!("{}:{}", destination.name(), wish.stored_path);
     let patience = Patience::new(job.retry_for);
     let now = destination.stat(&wish.stored_path, &patience).await;

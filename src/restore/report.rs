@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::Halt;
+use super::directory::Unpacked;
 use super::download::Fetched;
 use super::package::product;
 use super::runbook::{self, RunbookStep};
@@ -122,6 +123,14 @@ impl RestoredArchive {
         self.verified = fetched.verified;
         self.bytes_resumed = fetched.resumed;
         self.bytes_fetched = size - fetched.resumed;
+    }
+
+    /// Notes that it was fetched and unpacked.
+    pub(super) fn unpacked(&mut self, unpacked: &Unpacked, size: u64) {
+        self.status = ArchiveStatus::Fetched;
+        self.verified = unpacked.verified;
+        self.bytes_resumed = if unpacked.was_here { size } else { 0 };
+        self.bytes_fetched = size - self.bytes_resumed;
     }
 }
 

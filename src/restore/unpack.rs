@@ -129,7 +129,7 @@ fn write_file(path: &Path, entry: &Entry, contents: &mut dyn Read) -> io::Result
 
 /// Owner, mode and time of a file or folder.
 #[derive(Debug, Default)]
-struct Attributes {
+pub(super) struct Attributes {
     mode: u32,
     user: u32,
     group: u32,
@@ -138,7 +138,7 @@ struct Attributes {
 
 impl Attributes {
     /// Owners by their names where this machine knows them, else by their numbers.
-    fn of(entry: &Entry) -> Attributes {
+    pub(super) fn of(entry: &Entry) -> Attributes {
         let name = |bytes: &[u8]| {
             str::from_utf8(bytes)
                 .ok()
@@ -165,7 +165,8 @@ impl Attributes {
         }
     }
 
-    fn set(&self, file: &File) -> io::Result<()> {
+    /// Makes them an open file's or folder's; the owner only if that may be done.
+    pub(super) fn set(&self, file: &File) -> io::Result<()> {
         if geteuid().is_root() {
             fchown(file, Some(self.user), Some(self.group))?;
         }

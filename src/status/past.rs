@@ -56,12 +56,18 @@ impl<'a> Stored<'a> {
         let mut archives: BTreeMap<&str, Facts<'_>> = BTreeMap::new();
         let mut manifests = BTreeSet::new();
         let mut ids = BTreeSet::new();
+        let mut names = BTreeMap::new();
         for run in runs {
             ids.extend(run.backup_id.as_deref());
             for archive in &run.archives {
                 let facts = archives.entry(&archive.name).or_default();
                 facts.add(archive);
-                ids.extend(archive.name.strip_suffix("_gitlab_backup.tar"));
+                let name = ArchiveName::parse(&archive.name);
+                if let Some((id, name)) =
+                    name.and_then(|name| Some((name.backup_id()?.to_owned(), name)))
+                {
+                    names.insert(id, name);
+                }
             }
             for row in &run.manifests {
                 ids.insert(&row.backup_id);
@@ -80,8 +86,14 @@ impl<'a> Stored<'a> {
             }
         }
         let configs = Configs::read(runs);
-        let names = ids.into_iter().filter_map(ArchiveName::of_backup);
+        // Those of which no archive is known by its name.
+        for id in ids.into_iter().filter(|id: &&str| !id.is_empty()) {
+            if let Some(name) = ArchiveName::of_backup(id).filter(|_| !names.contains_key(id)) {
+                names.insert(id.to_owned(), name);
+            }
+        }
         let mut backups: Vec<_> = names
+            .into_values()
             .map(|data| Backup {
                 config: configs.of(&data),
                 data,

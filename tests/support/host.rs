@@ -79,7 +79,12 @@ impl Host {
         let private = fs::Permissions::from_mode(0o700);
         fs::set_permissions(root.join("state"), private).expect("its mode");
         let stand_ins = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/gitlab");
-        for name in ["gitlab-ctl", "gitlab-backup", "gitlab-rake"] {
+        for name in [
+            "gitlab-ctl",
+            "gitlab-backup",
+            "gitlab-backup-cli",
+            "gitlab-rake",
+        ] {
             symlink(stand_ins.join(name), root.join("bin").join(name)).expect("a link");
         }
         let path = format!("{}:/usr/bin:/bin", root.join("bin").display());

@@ -7,7 +7,9 @@
 use crate::process::without_colours;
 
 /// What a line of a failure begins with.
-const FAILURES: [&str; 14] = [
+const FAILURES: [&str; 15] = [
+    // What `gitlab-backup-cli` ends with.
+    "GitLab Backup failed",
     "Failed to create compressed file '",
     "[FAILED]",
     "[Failed] backing up ",
@@ -33,9 +35,19 @@ const ANNOUNCEMENTS: [&str; 5] = [
     "* ",
 ];
 
-/// A line without colours, blanks around it and its time stamp.
+/// What `gitlab-backup-cli` puts before a line that tells of a failure, and before others.
+const CROSS: char = '\u{274c}';
+const ICONS: [char; 5] = ['\u{2139}', '\u{2705}', '\u{26a0}', '\u{1f6e0}', '\u{fe0f}'];
+
+/// A line without colours, blanks around it, its time stamp, and a picture that is no cross.
 pub fn plain(line: &str) -> String {
-    without_stamp(&without_colours(line)).to_owned()
+    let line = without_colours(line);
+    match without_bracketed_stamp(&line) {
+        Some(rest) => rest
+            .trim_start_matches(|c: char| ICONS.contains(&c) || c.is_whitespace())
+            .to_owned(),
+        None => without_stamp(&line).to_owned(),
+    }
 }
 
 /// Whether a plain line tells that a part of the backup failed.
@@ -51,10 +63,21 @@ pub fn tells_of_failure(line: &str) -> bool {
 fn is_failure(line: &str) -> bool {
     let task = line.split(" ... ").next().unwrap_or(line);
     FAILURES.iter().any(|begin| line.starts_with(begin))
+        || line.starts_with(CROSS)
         || task.starts_with("Dumping ") && task.contains(" failed: ")
         || (line.starts_with("Creating archive ") || line.starts_with("creating archive ")) && line.ends_with(" failed")
         // gitaly-backup; its key `error` is harmless, empty wikis have it at level `warning`.
         || line.starts_with('{') && (line.contains("\"level\":\"error\"") || line.contains("\"level\":\"fatal\""))
+}
+
+/// Takes `[2024-04-25 13:55:14 UTC] ` from the start, as `gitlab-backup-cli` writes it; none if it is not there.
+fn without_bracketed_stamp(line: &str) -> Option<&str> {
+    let (stamp, rest) = line.strip_prefix('[')?.split_once("] ")?;
+    let date = stamp.strip_suffix(" UTC")?;
+    let is_stamp = date
+        .bytes()
+        .all(|b| b.is_ascii_digit() || b"-: ".contains(&b));
+    is_stamp.then(|| rest.trim_start())
 }
 
 /// Takes `2025-02-21 13:15:22 UTC -- ` from the start; older versions write `+0200` for the zone.
@@ -101,6 +124,9 @@ mod tests {
             "gzip: stdout: No space left on device",
             "{\"command\":\"create\",\"error\":\"x\",\"level\":\"error\",\"msg\":\"create failed\"}",
             "Backup and restore in progress:",
+            "GitLab Backup failed: File exists @ dir_s_mkdir - /var/opt/gitlab/backups/1714053314_2024_04_25_17.8.2",
+            "[2024-04-25 13:55:14 UTC] \u{274c}\u{fe0f} GitLab Backup failed: pg_dump ended with 1 (/x)",
+            "[2024-04-25 13:55:14 UTC] \u{274c} Backup of Repositories failed",
         ] {
             assert!(tells_of_failure(&plain(line)), "{line}");
         }
@@ -122,6 +148,8 @@ mod tests {
             "Backup 1740143717_2025_02_21_17.8.2 is done.",
             "/etc/gitlab/ssl/rake aborted!.pem",
             "Uploading backup archive to remote storage failed-bucket ... skipped",
+            "[2024-04-25 13:55:14 UTC] \u{2139}\u{fe0f} Executing Backup of Repositories...",
+            "[2024-04-25 13:55:14 UTC] \u{2705}\u{fe0f} GitLab Backup finished: 1714053314_2024_04_25_17.8.2 (12s)",
             "",
         ] {
             assert!(!tells_of_failure(&plain(line)), "{line}");

@@ -1,18 +1,19 @@
 //! Both archives, here and proved before anything is changed, and each in its place at its time.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::process::geteuid;
 
+use super::super::directory;
 use super::super::download::{Present, copy, download, look};
 use super::super::part::begun;
 use super::super::report::{ArchiveStatus, RestoreReport, RestoredArchive};
 use super::super::target::{Folder, Need, Owner, check_room, no_room_to_unpack, own};
 use super::super::unpack::look_through;
 use super::super::{Halt, Wish, in_the_way};
-use super::{Applying, Journal, Step};
+use super::{Applying, Journal, Proved, Step};
 use crate::archive::ArchiveKind;
 use crate::destination::Destination;
 
@@ -35,6 +36,8 @@ impl Applying<'_> {
             self.wish(ArchiveKind::Config).clone(),
             self.wish(ArchiveKind::Data).clone(),
         );
+        let directory = directory::folder_of(&data);
+        let data_path = data_dir.path.join(directory.as_ref().unwrap_or(&data.name));
         let mut here = Present::Nothing;
         let mut needs = Vec::new();
         if needs_config {
@@ -50,11 +53,20 @@ impl Applying<'_> {
         }
         let mut data_here = Present::Nothing;
         if needs_data {
-            data_here = look(&data, &data_dir).await?;
-            in_the_way(&data, &data_dir, &data_here)?;
+            let begun = match &directory {
+                Some(id) => {
+                    data_here = directory::look(&data, id, &data_dir).await?;
+                    0
+                }
+                None => {
+                    data_here = look(&data, &data_dir).await?;
+                    begun(&data, &data_dir)
+                }
+            };
+            in_the_way(&data_path, &data_here)?;
             let bytes = match data_here {
                 Present::Same => 0,
-                _ => data.size - begun(&data, &data_dir),
+                _ => data.size - begun,
             };
             needs.push(Need {
                 folder: &data_dir,
@@ -62,14 +74,20 @@ impl Applying<'_> {
             });
         }
         check_room(&needs)?;
-        if !self.journal.has_done(Step::RestoreData) {
+        // A folder is not packed.
+        if !self.journal.has_done(Step::RestoreData) && directory.is_none() {
             let unpacking = Need {
                 folder: &data_dir,
                 bytes: data.size,
             };
             self.check_room_to_unpack(&needs, unpacking)?;
         }
-        let mut config_row = row(&config, self.job.gitlab.folder(ArchiveKind::Config));
+        let config_path = self
+            .job
+            .gitlab
+            .folder(ArchiveKind::Config)
+            .join(&config.name);
+        let mut config_row = row(&config, config_path);
         if needs_config {
             if here == Present::Nothing {
                 let fetched = download(self.job, self.destination()?, &config, &hold).await?;
@@ -78,11 +96,18 @@ impl Applying<'_> {
             }
             self.look_through(&config).await?;
         }
-        let mut data_row = row(&data, self.job.gitlab.folder(ArchiveKind::Data));
+        let mut data_row = row(&data, data_path);
         if needs_data && data_here == Present::Nothing {
-            let fetched = download(self.job, self.destination()?, &data, &data_dir).await?;
-            data_row.fetched(&fetched, data.size);
-            self.data = Some(fetched.part);
+            let (job, destination) = (self.job, self.destination()?);
+            self.data = Some(if let Some(id) = &directory {
+                let unpacked = directory::unpack(job, destination, &data, id, &data_dir).await?;
+                data_row.unpacked(&unpacked, data.size);
+                Proved::Directory(unpacked)
+            } else {
+                let fetched = download(job, destination, &data, &data_dir).await?;
+                data_row.fetched(&fetched, data.size);
+                Proved::File(fetched.part)
+            });
         }
         Ok(vec![config_row, data_row])
     }
@@ -119,7 +144,7 @@ impl Applying<'_> {
         }
         let folder = Folder::open(folder)?;
         let present = look(wish, &folder).await?;
-        in_the_way(wish, &folder, &present)?;
+        in_the_way(&folder.path.join(&wish.name), &present)?;
         if present == Present::Same {
             copy(wish, &folder.path.join(&wish.name), hold, &Owner::Caller).await?;
         }
@@ -186,6 +211,9 @@ impl Applying<'_> {
     /// when it was placed, and on a Raspberry Pi reading it again takes long.
     fn is_placed(&self) -> bool {
         let wish = self.wish(ArchiveKind::Data);
+        if let Some(id) = directory::folder_of(wish) {
+            return directory::is_placed(&id, &self.job.gitlab.data_dir);
+        }
         let Ok(present) = fs::symlink_metadata(self.job.gitlab.data_dir.join(&wish.name)) else {
             return false;
         };
@@ -203,7 +231,8 @@ impl Applying<'_> {
         if !placed || self.is_placed() {
             return Ok(false);
         }
-        let name = self.wish(ArchiveKind::Data).name.clone();
+        let data = self.wish(ArchiveKind::Data);
+        let name = directory::folder_of(data).unwrap_or_else(|| data.name.clone());
         tracing::warn!(
             "{} is no longer as it was placed; it is looked at again, and fetched if need be",
             self.job.gitlab.data_dir.join(name).display()
@@ -232,7 +261,10 @@ impl Applying<'_> {
         // Only now: the reconfigured GitLab has its user.
         let owner = Owner::of(ArchiveKind::Data, self.job.gitlab);
         match &self.data {
-            Some(part) => part.place(wish, &owner)?,
+            Some(Proved::File(part)) => part.place(wish, &owner)?,
+            Some(Proved::Directory(unpacked)) => unpacked.place()?,
+            // Compared with its owners.
+            None if directory::folder_of(wish).is_some() => {}
             None => own(&self.job.gitlab.data_dir.join(&wish.name), &owner)?,
         }
         self.data = None;
@@ -252,12 +284,12 @@ impl Applying<'_> {
     }
 }
 
-/// What is wanted of an archive that will be in `folder`.
-fn row(wish: &Wish, folder: &Path) -> RestoredArchive {
+/// What is wanted of an archive that will be at `path`.
+fn row(wish: &Wish, path: PathBuf) -> RestoredArchive {
     RestoredArchive {
         kind: wish.kind,
         name: wish.name.clone(),
-        path: folder.join(&wish.name),
+        path,
         size: wish.size,
         verified: true,
         status: ArchiveStatus::AlreadyPresent,

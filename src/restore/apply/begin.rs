@@ -6,6 +6,7 @@ use std::path::Path;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::super::directory::folder_of;
 use super::super::journal::Journal;
 use super::super::package::{package, product};
 use super::super::report::RestoreReport;
@@ -13,6 +14,7 @@ use super::super::runbook::Step;
 use super::super::{Halt, Job, kept_path, wish};
 use crate::archive::{ArchiveKind, ArchiveName};
 use crate::catalog::{Found, Wanted};
+use crate::gitlab::host::{Engine, has_program};
 use crate::gitlab::installed::{Installed, installed};
 
 /// An unfinished restore that is older is not taken up unless its backup is named.
@@ -152,6 +154,13 @@ pub(super) fn check_installed(job: &Job<'_>, journal: &Journal) -> Result<(), Ha
             )
         },
     );
+    let by_cli = journal.wishes.iter().any(|wish| folder_of(wish).is_some());
+    let cli = Engine::GitlabBackupCli.program();
+    if by_cli && !has_program(cli) {
+        return Err(Halt::Failed(format!(
+            "the backup was made by `{cli}`, and there is none on this machine; nothing was changed\n  {install}"
+        )));
+    }
     match (installed(job.gitlab), wanted) {
         (Installed::Lacks(program), _) => Err(Halt::Failed(format!(
             "GitLab is not installed: there is no `{program}` on this machine; nothing was changed\n  {install}"

@@ -290,7 +290,7 @@ impl Plan {
         fingerprint
     }
 
-    /// Looks at every member anew.
+    /// Looks at every member anew. The error names the first that is no longer as it was planned.
     pub(super) fn look(&self, folder: &Path) -> io::Result<Fingerprint> {
         let (named_now, open) = (stat(folder)?, fstat(&self.root)?);
         if (named_now.st_dev, named_now.st_ino) != (open.st_dev, open.st_ino) {
@@ -320,7 +320,11 @@ impl Plan {
                 let folder = self.open_folder(at, index)?;
                 open.push((u32::try_from(index).unwrap_or(TOP), folder));
             }
-            Ok(State::of(&found))
+            let found = State::of(&found);
+            if found != self.entries[index].state {
+                return Err(changed(&shown(&self.path(index))));
+            }
+            Ok(found)
         });
         self.hash(states)
     }
