@@ -131,6 +131,14 @@ impl Settings {
         }
     }
 
+    /// The folder of this machine that it is, if it is one.
+    pub fn local_root(&self) -> Option<&Path> {
+        match &self.service {
+            ServiceSettings::OpenDal(settings) => settings.folder(),
+            ServiceSettings::Dropbox(_) | ServiceSettings::WebDav(_) => None,
+        }
+    }
+
     /// A file outside the configuration that holds a secret of this destination, if one is used.
     pub fn secret_file(&self) -> Option<&PathBuf> {
         match &self.service {
@@ -318,6 +326,14 @@ impl Destination {
         match &self.service {
             Service::Dropbox(dropbox) => Some(dropbox),
             Service::OpenDal(_) | Service::WebDav(_) => None,
+        }
+    }
+
+    /// The folder of this machine that it is, if it is one.
+    pub fn local_root(&self) -> Option<&Path> {
+        match &self.service {
+            Service::OpenDal(opendal) => opendal.folder(),
+            Service::Dropbox(_) | Service::WebDav(_) => None,
         }
     }
 

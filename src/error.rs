@@ -126,6 +126,13 @@ impl Error {
         self
     }
 
+    /// Says what was being done, where only the caller knows it.
+    #[must_use]
+    pub fn during(mut self, action: impl Into<String>) -> Error {
+        self.action = action.into();
+        self
+    }
+
     /// Changes what came back, to take secrets out of it.
     #[must_use]
     pub fn map_text(mut self, change: impl Fn(&str) -> String) -> Error {

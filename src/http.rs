@@ -98,7 +98,7 @@ enum Wanted<'a> {
 }
 
 /// Takes a body as it comes: the status, the headers, the next bytes. Whether it wants more.
-type Pieces<'a> = &'a mut dyn FnMut(u16, &HeaderMap, &[u8]) -> bool;
+type Pieces<'a> = &'a mut (dyn FnMut(u16, &HeaderMap, &[u8]) -> bool + Send);
 
 impl Http {
     /// `stall`: a connection that moves nothing for so long is given up. `direct`: no proxy is used,
@@ -223,7 +223,7 @@ impl Line {
         &self,
         action: &str,
         request: Request,
-        mut take: impl FnMut(u16, &HeaderMap, &[u8]) -> bool,
+        mut take: impl FnMut(u16, &HeaderMap, &[u8]) -> bool + Send,
     ) -> Result<Reply, Error> {
         self.exchange(action, request, Wanted::Pieces(&mut take))
             .await

@@ -38,6 +38,18 @@ impl Default for Pause {
 }
 
 impl Pause {
+    /// Nobody goes on for so long: a reply asked for it that no loop of ours has seen yet.
+    pub fn ask_for(&self, wait: Duration) {
+        self.extend(Instant::now() + wait);
+    }
+
+    /// How long it still is.
+    pub fn left(&self) -> Duration {
+        self.until
+            .borrow()
+            .saturating_duration_since(Instant::now())
+    }
+
     /// Nobody goes on before `until`.
     fn extend(&self, until: Instant) {
         self.until.send_if_modified(|current| {
@@ -50,7 +62,7 @@ impl Pause {
     }
 
     /// Returns when no pause is on.
-    async fn over(&self) {
+    pub async fn over(&self) {
         loop {
             let until = *self.until.borrow();
             if until <= Instant::now() {

@@ -13,6 +13,7 @@ use super::{ExitStatus, USAGE, tell};
 use crate::cli::Global;
 use crate::cli::upkeep::{ScheduleArgs, ScheduleCommand};
 use crate::config;
+use crate::destination::{self, Destination};
 use crate::gitlab::host;
 use crate::notify;
 use crate::schedule::{
@@ -141,7 +142,14 @@ fn job(global: &Global, arguments: &ScheduleArgs, is_needed: bool) -> Result<Job
         } else {
             with_targets(gitlab_writable(&config.gitlab))
         },
-        writable: with_targets(writable(&config.notify, config.report_file.as_deref())),
+        writable: with_targets(writable(
+            &config.notify,
+            config.report_file.as_deref(),
+            config
+                .destinations
+                .iter()
+                .filter_map(destination::Settings::local_root),
+        )),
         credentials: if arguments.packaged {
             Vec::new()
         } else {
@@ -151,11 +159,16 @@ fn job(global: &Global, arguments: &ScheduleArgs, is_needed: bool) -> Result<Job
     })
 }
 
-/// Where a run writes for others: their folders, since it replaces files whole.
-fn writable(notify: &notify::Settings, report_file: Option<&Path>) -> Vec<PathBuf> {
+/// Where a run writes for others: their folders, since it replaces files whole, and destinations that are folders
+/// of this machine.
+fn writable<'a>(
+    notify: &'a notify::Settings,
+    report_file: Option<&'a Path>,
+    roots: impl Iterator<Item = &'a Path>,
+) -> Vec<PathBuf> {
     let files = [notify.metrics_file.as_deref(), report_file];
     let folders = files.into_iter().flatten().filter_map(|file| file.parent());
-    folders.map(Path::to_owned).collect()
+    folders.chain(roots).map(Path::to_owned).collect()
 }
 
 /// Where GitLab's commands put archives, with the folder they make if it is missing, and their lock.
@@ -173,7 +186,14 @@ fn gitlab_writable(gitlab: &host::Settings) -> Vec<PathBuf> {
 /// Every folder that a run writes to.
 pub(super) fn written(setup: &Setup) -> Vec<PathBuf> {
     let mut folders = gitlab_writable(&setup.gitlab);
-    folders.extend(writable(&setup.notify, setup.report_file.as_deref()));
+    folders.extend(writable(
+        &setup.notify,
+        setup.report_file.as_deref(),
+        setup
+            .destinations
+            .iter()
+            .filter_map(Destination::local_root),
+    ));
     folders.push(setup.state.path().to_owned());
     folders
 }

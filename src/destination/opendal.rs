@@ -1,17 +1,28 @@
 //! Folders of this machine and object stores, by way of OpenDAL. The only place that knows it.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+#[cfg(feature = "opendal")]
+mod answer;
+#[cfg(feature = "opendal")]
+mod disk;
+#[cfg(feature = "opendal")]
+mod keys;
+#[cfg(not(feature = "opendal"))]
+mod missing;
+#[cfg(feature = "opendal")]
+mod partial;
+#[cfg(feature = "opendal")]
+mod place;
+#[cfg(feature = "opendal")]
+mod send;
+#[cfg(feature = "opendal")]
+mod wire;
 
-use chrono::TimeDelta;
-
-use crate::content_hash::Digest;
-use crate::destination::{Entry, FileEntry, Shipment, Space};
-use crate::error::{Error, ErrorKind};
-use crate::retry::Patience;
-use crate::settings::Section;
-use crate::source::Source;
+#[cfg(feature = "opendal")]
+pub use crate::destination::opendal::keys::Settings;
+#[cfg(not(feature = "opendal"))]
+pub use crate::destination::opendal::missing::{OpenDal, Settings};
+#[cfg(feature = "opendal")]
+pub use crate::destination::opendal::place::OpenDal;
 
 /// Which service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,103 +41,57 @@ pub enum Scheme {
     B2,
 }
 
-/// `[destinations.NAME]` of such a type.
-#[derive(Debug)]
-pub struct Settings {}
+impl Scheme {
+    const ALL: [Scheme; 6] = [
+        Scheme::Fs,
+        Scheme::S3,
+        Scheme::Sftp,
+        Scheme::Gcs,
+        Scheme::Azblob,
+        Scheme::B2,
+    ];
 
-impl Settings {
-    /// Reads the keys that only this type has. None if something is missing; that is noted.
-    pub fn read(_scheme: Scheme, section: &mut Section<'_>) -> Option<Settings> {
-        section.pass_over();
-        None
-    }
-
-    /// A file outside the configuration that holds a secret of this destination, if one is used.
-    pub fn secret_file(&self) -> Option<&PathBuf> {
-        None
-    }
-}
-
-/// A client for one such place.
-pub struct OpenDal {
-    name: String,
-}
-
-impl OpenDal {
-    /// `stall`: a connection that moves nothing for so long is given up.
-    pub fn new(name: &str, _settings: Settings, _stall: Duration) -> OpenDal {
-        OpenDal {
-            name: name.to_owned(),
+    /// Its name in the configuration, which is that of the cargo feature, too.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scheme::Fs => "fs",
+            Scheme::S3 => "s3",
+            Scheme::Sftp => "sftp",
+            Scheme::Gcs => "gcs",
+            Scheme::Azblob => "azblob",
+            Scheme::B2 => "b2",
         }
     }
 
-    /// Proves that the place is there and the credentials are right.
-    pub async fn authenticate(&self, _patience: &Patience) -> Result<(), Error> {
-        Err(self.unknown())
+    /// Whether this build of the program can reach it.
+    pub fn is_built_in(self) -> bool {
+        match self {
+            Scheme::Fs => cfg!(feature = "fs"),
+            Scheme::S3 => cfg!(feature = "s3"),
+            Scheme::Sftp => cfg!(feature = "sftp"),
+            Scheme::Gcs => cfg!(feature = "gcs"),
+            Scheme::Azblob => cfg!(feature = "azblob"),
+            Scheme::B2 => cfg!(feature = "b2"),
+        }
     }
 
-    /// How far this machine's clock is behind its, by its last reply.
-    pub fn clock_lag(&self) -> Option<TimeDelta> {
-        None
+    /// The names of those that this build can reach.
+    pub fn built_in() -> Vec<&'static str> {
+        let built_in = Scheme::ALL
+            .into_iter()
+            .filter(|scheme| scheme.is_built_in());
+        built_in.map(Scheme::name).collect()
     }
 
-    /// What is at a path; none if nothing is.
-    pub async fn stat(&self, _path: &str, _patience: &Patience) -> Result<Option<Entry>, Error> {
-        Err(self.unknown())
-    }
-
-    /// How full it is.
-    pub async fn space(&self, _patience: &Patience) -> Result<Space, Error> {
-        Err(self.unknown())
-    }
-
-    /// Everything directly in a folder; none if there is no such folder.
-    pub async fn list(
-        &self,
-        _folder: &str,
-        _patience: &Patience,
-    ) -> Result<Option<Vec<Entry>>, Error> {
-        Err(self.unknown())
-    }
-
-    /// Reads a part of a file; shorter only at its end.
-    pub async fn read(
-        &self,
-        _path: &str,
-        _offset: u64,
-        _len: u64,
-        _patience: &Patience,
-    ) -> Result<Vec<u8>, Error> {
-        Err(self.unknown())
-    }
-
-    /// Stores a small file, whose content hash is `hash`, in the place of whatever file has that path.
-    pub async fn put(
-        &self,
-        _path: &str,
-        _source: &Arc<dyn Source>,
-        _hash: Digest,
-        _patience: &Patience,
-    ) -> Result<FileEntry, Error> {
-        Err(self.unknown())
-    }
-
-    /// Stores an archive, complete or not at all, and returns the content hash of what was sent.
-    pub async fn store(&self, _shipment: &Shipment<'_>) -> Result<Digest, Error> {
-        Err(self.unknown())
-    }
-
-    /// Deletes a file, but only if it still is the content that `rev` names; `false` if it is gone.
-    pub async fn delete(
-        &self,
-        _path: &str,
-        _rev: &str,
-        _patience: &Patience,
-    ) -> Result<bool, Error> {
-        Err(self.unknown())
-    }
-
-    fn unknown(&self) -> Error {
-        Error::new(ErrorKind::Invalid, &self.name, "not known yet")
+    /// A fault that says how to get what this build lacks.
+    fn lacking(self) -> String {
+        let mut known = vec!["dropbox", "webdav"];
+        known.extend(Scheme::built_in());
+        format!(
+            "`{name}` is not in this build of the program, which knows {}\n    \
+             build it with `cargo build --release --features {name}`",
+            known.join(", "),
+            name = self.name(),
+        )
     }
 }

@@ -88,6 +88,11 @@ impl Bandwidth {
         (self.bytes_per_second / 4).clamp(1, PIECE_LEN)
     }
 
+    /// Returns when these bytes may be sent, by whatever way.
+    pub async fn pass(&self, bytes: u64) {
+        tokio::time::sleep_until(self.book(bytes)).await;
+    }
+
     /// Books `bytes` and says from when on they may be sent.
     fn book(&self, bytes: u64) -> Instant {
         let now = Instant::now();
