@@ -6,12 +6,14 @@
 //! what this run made, so that an old archive never passes for today's. What fails is a row in the
 //! report and stops nothing else.
 
+pub mod again;
 mod finish;
 mod hooks;
 mod leftover;
 mod look;
 mod parts;
 mod preflight;
+mod present;
 mod prune;
 pub mod record;
 mod send;
@@ -23,6 +25,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use self::look::READINGS;
+use self::record::StoredAs;
 use crate::archive::{Archive, ArchiveKind, made_since, newest, written_since};
 use crate::destination::{Destination, Options};
 use crate::gitlab::cli::Unfinished;
@@ -33,7 +36,7 @@ use crate::hooks::Settings as Hooks;
 use crate::local::{find_archives, half_made};
 use crate::progress::Show;
 use crate::report::{
-    ArchiveReport, Outcome, RunReport, Step, StepReport, StepStatus, UploadStatus,
+    AbsentReport, ArchiveReport, Outcome, RunReport, Step, StepReport, StepStatus, UploadStatus,
 };
 use crate::restore::unfinished;
 use crate::retention::RetentionPolicy;
@@ -105,6 +108,8 @@ struct Run<'a> {
     failures: Vec<String>,
     /// Destinations that did not answer when they were asked for what earlier runs left.
     silent: Vec<String>,
+    /// What this run found or stored where places tell no hash, by the archive's name.
+    stored: Vec<(String, StoredAs)>,
     /// A restore that is not finished, in words.
     restoring: Option<String>,
 }
@@ -112,14 +117,7 @@ struct Run<'a> {
 /// Does everything, in order, and tells what came of it.
 pub async fn run(job: &Job<'_>, run_id: String, now: DateTime<Utc>) -> RunReport {
     let start = Instant::now();
-    let mut run = Run {
-        job,
-        now,
-        report: RunReport::begin(run_id, now),
-        failures: Vec::new(),
-        silent: Vec::new(),
-        restoring: unfinished(job.state),
-    };
+    let mut run = Run::new(job, run_id, now);
     if !run.before().await {
         return run.conclude(start, Depth::Nothing).await;
     }
@@ -183,6 +181,20 @@ enum Depth {
     /// It was stopped before it began: no destination is touched.
     Nothing,
     Everything,
+}
+
+impl<'a> Run<'a> {
+    fn new(job: &'a Job<'a>, run_id: String, now: DateTime<Utc>) -> Run<'a> {
+        Run {
+            job,
+            now,
+            report: RunReport::begin(run_id, now),
+            failures: Vec::new(),
+            silent: Vec::new(),
+            stored: Vec::new(),
+            restoring: unfinished(job.state),
+        }
+    }
 }
 
 impl Run<'_> {
@@ -337,6 +349,25 @@ impl Run<'_> {
     fn fail(&mut self, error: String) {
         tracing::error!("{error}");
         self.failures.push(error);
+    }
+
+    /// A destination that may be absent is: that is told, and is no failure of its own.
+    fn note_absent(&mut self, destination: &Destination, why: &str) {
+        let name = destination.name();
+        if !self.is_away(name) {
+            tracing::warn!("{name} is not there, and need not be (`optional`): {why}");
+            let why = why.lines().next().unwrap_or_default().to_owned();
+            self.report.absent.push(AbsentReport {
+                destination: name.to_owned(),
+                error: why,
+            });
+        }
+    }
+
+    /// Whether a destination was not there when it was last asked.
+    fn is_away(&self, name: &str) -> bool {
+        let mut absent = self.report.absent.iter();
+        absent.any(|absent| absent.destination == name)
     }
 
     /// The row of an archive; a new one if it has none yet.

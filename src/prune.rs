@@ -268,6 +268,10 @@ pub async fn prune<Tz: TimeZone>(
         let patience = Patience::new(request.patience);
         match prune_at(destination, request, outcome, &patience, now).await {
             Ok(catalog) => catalogs.push(catalog),
+            Err(error) if destination.is_optional() && error.is_absent() => {
+                let name = destination.name();
+                tracing::warn!("{name} is not there, and need not be (`optional`): {error}");
+            }
             Err(error) => outcome.errors.push(error.to_string()),
         }
     }

@@ -40,12 +40,23 @@ pub struct RunReport {
     pub pruned: Vec<Pruned>,
     /// How full each destination was when the run began, as far as it said.
     pub space: Vec<SpaceReport>,
+    /// Destinations that may be absent, and are.
+    pub absent: Vec<AbsentReport>,
     /// What the guard found to have shrunk.
     pub warnings: Vec<String>,
     /// The first thing that made it fail.
     pub error: Option<String>,
     #[serde(skip)]
     exit: u8,
+}
+
+/// A destination that is not there, and need not be.
+#[derive(Debug, Serialize)]
+pub struct AbsentReport {
+    /// Its name.
+    pub destination: String,
+    /// Why it is taken for absent.
+    pub error: String,
 }
 
 /// How full a destination is, in bytes; none: it does not say.
@@ -256,6 +267,7 @@ impl RunReport {
             manifests: Vec::new(),
             pruned: Vec::new(),
             space: Vec::new(),
+            absent: Vec::new(),
             warnings: Vec::new(),
             error: None,
             exit: 1,

@@ -17,6 +17,10 @@ use crate::manifest::{Problem, Proof};
 use crate::retry::Patience;
 use crate::state::StateDir;
 
+/// What is said of an archive where the destination tells no hashes.
+pub const BY_SIZE: &str =
+    "its size is right; its content is not told there, `gitlab-pi-backup rehearse` reads it";
+
 /// One stored archive, or a file nobody knows.
 #[derive(Debug, Serialize)]
 pub struct VerifiedFile {
@@ -72,6 +76,9 @@ pub fn compare(catalog: &Catalog, id: Option<&str>, known: &Known) -> Vec<Verifi
                     if backup.is_unmanaged() {
                         (status, detail) = compare_unmanaged(catalog, archive, known);
                     }
+                    if status == FileStatus::Ok && detail.is_none() && !is_hash_told(archive) {
+                        detail = Some(BY_SIZE.to_owned());
+                    }
                     files.push(row(&archive.path, status, detail));
                 }
                 (None, Some(lack)) => {
@@ -114,6 +121,11 @@ pub fn compare(catalog: &Catalog, id: Option<&str>, known: &Known) -> Vec<Verifi
         }));
     }
     files
+}
+
+fn is_hash_told(archive: &StoredArchive) -> bool {
+    let found = archive.found.as_ref();
+    found.is_none_or(|found| found.content_hash.is_some())
 }
 
 /// Without a manifest: against what else is known of this name.
@@ -204,7 +216,8 @@ pub async fn note_proof(
     store_ours(destination, &path, proof.to_json(), state, patience).await
 }
 
-/// Notes in the proofs of these backups that their sizes and hashes are right now.
+/// Notes in the proofs of these backups that their sizes and hashes are right now; nothing where the destination
+/// tells no hashes.
 pub async fn note_verified(
     destination: &Destination,
     catalog: &Catalog,
@@ -217,7 +230,10 @@ pub async fn note_verified(
         .backups
         .iter()
         .filter(|backup| id.is_none_or(|id| backup.id == id));
-    for backup in chosen.filter(|backup| backup.missing.is_empty()) {
+    let is_proved = |backup: &&StoredBackup| {
+        backup.missing.is_empty() && backup.archives.iter().all(is_hash_told)
+    };
+    for backup in chosen.filter(is_proved) {
         let noted = note_proof(destination, backup, state, patience, |proof| {
             proof.verified_at = Some(now);
         });

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::record::{Record, RecordedArchive, tidy};
+use super::record::{Record, RecordedArchive, StoredAs, tidy};
 use super::{Run, seconds};
 use crate::archive::{ArchiveKind, ArchiveName};
 use crate::catalog::{Catalog, StoredBackup, store_ours};
@@ -141,6 +141,10 @@ impl Run<'_> {
             if !current && self.silent.contains(&name) {
                 continue;
             }
+            // Its manifest waits until it is there again.
+            if self.is_away(&name) {
+                continue;
+            }
             let stop = self.job.stop;
             let finished = tokio::select! {
                 finished = self.finish_at(record, destination, current) => finished,
@@ -203,6 +207,15 @@ impl Run<'_> {
                 .filter(|upload| upload.status.is_stored());
             let hash = stored.find_map(|upload| upload.content_hash);
             archive.content_hash = archive.content_hash.or(hash);
+            for (name, stored) in &self.stored {
+                let place = |known: &StoredAs| {
+                    (&known.destination, &known.path) == (&stored.destination, &stored.path)
+                };
+                if *name == archive.name {
+                    archive.stored.retain(|known| !place(known));
+                    archive.stored.push(stored.clone());
+                }
+            }
         }
     }
 
@@ -227,6 +240,10 @@ impl Run<'_> {
             }
             Err(error) => {
                 self.silent.push(destination.name().to_owned());
+                if destination.is_optional() && error.is_absent() {
+                    self.note_absent(destination, &error.to_string());
+                    return Finished::Unready;
+                }
                 return Finished::Failed(error);
             }
         };
@@ -237,7 +254,7 @@ impl Run<'_> {
                 continue;
             }
             match self
-                .stored_hash(archive, destination, catalog.as_ref())
+                .stored_hash(archive, destination, catalog.as_ref(), &patience)
                 .await
             {
                 Some(hash) => entries.push(entry(archive, hash)),
@@ -298,38 +315,6 @@ impl Run<'_> {
             Ok(()) => Finished::Written,
             Err(error) => Finished::Failed(error),
         }
-    }
-
-    /// The hash of what a destination holds under an archive's name, if it is this very archive.
-    async fn stored_hash(
-        &self,
-        archive: &mut RecordedArchive,
-        destination: &Destination,
-        catalog: Option<&Catalog>,
-    ) -> Option<Digest> {
-        let rows = self
-            .report
-            .archives
-            .iter()
-            .filter(|row| row.name == archive.name);
-        let mut uploads = rows
-            .flat_map(|row| &row.uploads)
-            .filter(|upload| upload.destination == destination.name());
-        if let Some(upload) = uploads.find(|upload| upload.status.is_stored()) {
-            return upload.content_hash;
-        }
-        let path = destination.path(archive.kind, &archive.name);
-        let found = catalog?
-            .file(&path)
-            .filter(|found| found.size == archive.size)?;
-        if archive.content_hash.is_none() {
-            let source = archive.open()?;
-            let hashing = tokio::task::spawn_blocking(move || hash_source(&*source));
-            archive.content_hash = hashing.await.ok()?.ok();
-        }
-        archive
-            .content_hash
-            .filter(|hash| found.content_hash == Some(*hash))
     }
 
     /// What fell against the last complete backup before this one.

@@ -94,7 +94,10 @@ impl Run<'_> {
             "finishing the upload of {} that an earlier run began",
             parcel.name
         );
-        let mut upload = self.bring(&parcel).await;
+        let Some(mut upload) = self.bring(&parcel).await else {
+            // Another time: the journal stays.
+            return;
+        };
         match upload.status {
             UploadStatus::WouldUpload => upload.bytes_resumed = arrived,
             // Finished by a run that could not take its journal away any more.

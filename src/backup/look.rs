@@ -316,6 +316,7 @@ fn add(record: &mut Record, ready: &Ready, asked: bool) {
         doubts: ready.doubts.clone(),
         contents: opened.seen.contents.clone(),
         asked: asked || known.as_ref().is_some_and(|known| known.asked),
+        stored: same.map(|same| same.stored.clone()).unwrap_or_default(),
     });
     record.archives.sort_by_key(|archive| archive.kind);
 }

@@ -25,6 +25,8 @@ const TRIED_FOR: Duration = Duration::from_secs(2);
 struct Checked {
     problems: Vec<Problem>,
     space: Option<SpaceReport>,
+    /// Why it is not there, if it need not be.
+    absent: Option<String>,
 }
 
 /// What is wrong with a destination.
@@ -49,7 +51,11 @@ impl Run<'_> {
             _ = self.job.stop.requested() => Vec::new(),
         };
         let mut problems = Vec::new();
-        for checked in checked {
+        let job = self.job;
+        for (destination, checked) in job.taking_part().zip(checked) {
+            if let Some(why) = &checked.absent {
+                self.note_absent(destination, why);
+            }
             problems.extend(checked.problems);
             self.report.space.extend(checked.space);
         }
@@ -79,7 +85,12 @@ impl Run<'_> {
 
     async fn check(&self, destination: &Destination, sizes: &[(ArchiveKind, u64)]) -> Checked {
         let mut checked = Checked::default();
-        let Checked { problems, space } = &mut checked;
+        let Checked {
+            problems,
+            space,
+            absent,
+        } = &mut checked;
+        let optional = destination.is_optional();
         let fatal = |error: Error| Problem {
             text: error.to_string(),
             fatal: true,
@@ -87,7 +98,11 @@ impl Run<'_> {
         let patience = Patience::new(TRIED_FOR);
         let looking = async {
             if let Err(error) = destination.authenticate(&patience).await {
-                problems.push(fatal(error));
+                if optional && error.is_absent() {
+                    *absent = Some(error.to_string());
+                } else {
+                    problems.push(fatal(error));
+                }
                 return;
             }
             let kinds = self
@@ -151,6 +166,10 @@ impl Run<'_> {
                 destination.name(),
                 Span(PER_DESTINATION)
             );
+            if optional {
+                checked.absent = Some(text);
+                return checked;
+            }
             checked.problems.push(Problem {
                 text: text
                     + "\n  check the network; it is tried again when there is something to send",

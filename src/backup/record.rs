@@ -63,6 +63,24 @@ pub struct RecordedArchive {
     pub contents: Contents,
     /// Whether it is to be stored; one that was not asked for is only named if it is there.
     pub asked: bool,
+    /// Where it is stored, for places that tell no content hash.
+    #[serde(default)]
+    pub stored: Vec<StoredAs>,
+}
+
+/// What was stored somewhere and proved there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredAs {
+    /// The destination's name.
+    pub destination: String,
+    /// Its path there.
+    pub path: String,
+    /// What is stored, in bytes.
+    pub size: u64,
+    /// The content hash of what is stored.
+    pub hash: Digest,
+    /// As the place names this content.
+    pub rev: String,
 }
 
 impl Record {
@@ -206,6 +224,7 @@ mod tests {
                 doubts: Vec::new(),
                 contents: Contents::default(),
                 asked: true,
+                stored: Vec::new(),
             });
             record.save(&state).expect("saved");
             let list = members_path(&state, &format!("{}_gitlab_backup.tar", id(n)));

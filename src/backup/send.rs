@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::look::{Opened, open};
+use super::present::{Candidate, Likeness};
 use super::{Chosen, Run, seconds};
 use crate::archive::{Archive, ArchiveName, Form};
 use crate::content_hash::{Digest, hash_source};
 use crate::destination::dropbox::JOURNALS;
-use crate::destination::{Destination, Entry, Shipment};
+use crate::destination::{Destination, Entry, FileEntry, Shipment};
 use crate::error::{Error, ErrorKind, Retry};
 use crate::http::source_error;
 use crate::progress::Progress;
@@ -22,6 +23,8 @@ use crate::units::Size;
 
 /// A dry run waits no longer for an answer.
 const DRY_RUN_PATIENCE: Duration = Duration::from_secs(10);
+/// A destination that may be absent, and was when the run began, is asked for so long whether it has come.
+const ONCE_MORE: Duration = Duration::from_secs(5);
 
 /// An open archive and where it goes.
 pub(super) struct Parcel<'a> {
@@ -114,13 +117,14 @@ impl Run<'_> {
             .iter()
             .map(|upload| upload.destination.clone())
             .collect();
+        let job = self.job;
         let mut uploads = Vec::new();
-        for destination in self.job.taking_part() {
+        for destination in job.taking_part() {
             if !destination.takes(kind) || finished.iter().any(|name| name == destination.name()) {
                 continue;
             }
             let path = destination.path(kind, archive.name.as_str());
-            uploads.push(match opened {
+            match opened {
                 Ok(opened) => {
                     let parcel = Parcel {
                         name: archive.name.clone(),
@@ -131,10 +135,10 @@ impl Run<'_> {
                         destination,
                         path,
                     };
-                    self.bring(&parcel).await
+                    uploads.extend(self.bring(&parcel).await);
                 }
-                Err(error) => failed(destination.name(), &path, error, (0, 0)),
-            });
+                Err(error) => uploads.push(failed(destination.name(), &path, error, (0, 0))),
+            }
         }
         let same = |row: &&mut ArchiveReport| row.kind == kind && row.name == archive.name.as_str();
         if let Some(row) = self.report.archives.iter_mut().find(same) {
@@ -180,32 +184,43 @@ impl Run<'_> {
         })
     }
 
-    /// Looks whether the archive is there already, and sends it, or what is missing of it, if nothing is.
-    pub(super) async fn bring(&self, parcel: &Parcel<'_>) -> UploadReport {
+    /// Looks whether the archive is there already, and sends it, or what is missing of it, if nothing is. None if
+    /// the destination may be absent, and is.
+    pub(super) async fn bring(&mut self, parcel: &Parcel<'_>) -> Option<UploadReport> {
+        let destination = parcel.destination;
         let dry_run = self.job.request.dry_run;
         let patience = Patience::new(if dry_run {
             DRY_RUN_PATIENCE
+        } else if self.is_away(destination.name()) {
+            ONCE_MORE
         } else {
             self.job.upload.retry_for
         });
         let look = async {
-            let found = parcel.destination.stat(&parcel.path, &patience).await?;
+            let found = destination.stat(&parcel.path, &patience).await?;
             let Some(found) = found else { return Ok(None) };
-            parcel.compare(&found).await.map(Some)
+            self.compare(parcel, &found, &patience).await.map(Some)
         };
         let present = tokio::select! {
             present = look => present,
             signal = self.job.stop.requested() => Err(parcel.stopped(signal.name())),
         };
         match present {
-            Ok(None) if dry_run => parcel.report(UploadStatus::WouldUpload, None, (0, 0)),
+            Ok(None) if dry_run => Some(parcel.report(UploadStatus::WouldUpload, None, (0, 0))),
             Ok(None) => self.upload(parcel).await,
-            Ok(hash) => parcel.report(UploadStatus::AlreadyPresent, hash, (0, 0)),
-            Err(error) => failed(parcel.destination.name(), &parcel.path, &error, (0, 0)),
+            Ok(Some((hash, likeness, file))) => {
+                let mut report = parcel.report(UploadStatus::AlreadyPresent, Some(hash), (0, 0));
+                report.verified = likeness == Likeness::Same;
+                if !dry_run {
+                    self.note_stored(&parcel.candidate(&file), hash);
+                }
+                Some(report)
+            }
+            Err(error) => self.not_stored(parcel, &error, (0, 0)),
         }
     }
 
-    async fn upload(&self, parcel: &Parcel<'_>) -> UploadReport {
+    async fn upload(&mut self, parcel: &Parcel<'_>) -> Option<UploadReport> {
         let start = Instant::now();
         let progress = Progress::new(self.job.show, parcel.name.as_str(), parcel.source.len());
         let result = tokio::select! {
@@ -215,14 +230,66 @@ impl Run<'_> {
         };
         let bytes = progress.sent_and_resumed();
         let mut report = match result {
-            Ok(hash) => parcel.report(UploadStatus::Uploaded, Some(hash), bytes),
-            Err(error) => failed(parcel.destination.name(), &parcel.path, &error, bytes),
+            Ok((hash, file)) => {
+                if let Some(file) = file {
+                    self.note_stored(&parcel.candidate(&file), hash);
+                }
+                parcel.report(UploadStatus::Uploaded, Some(hash), bytes)
+            }
+            Err(error) => self.not_stored(parcel, &error, bytes)?,
         };
         report.seconds = seconds(start.elapsed());
-        report
+        Some(report)
     }
 
-    async fn transfer(&self, parcel: &Parcel<'_>, progress: &Progress) -> Result<Digest, Error> {
+    /// The row of an archive that is not stored; none if that is because the destination may be absent, and is.
+    fn not_stored(
+        &mut self,
+        parcel: &Parcel<'_>,
+        error: &Error,
+        bytes: (u64, u64),
+    ) -> Option<UploadReport> {
+        if parcel.destination.is_optional() && error.is_absent() {
+            self.note_absent(parcel.destination, &error.to_string());
+            return None;
+        }
+        Some(failed(
+            parcel.destination.name(),
+            &parcel.path,
+            error,
+            bytes,
+        ))
+    }
+
+    /// The content hash, and how sure it is, if what is there is this archive; else an error that touches nothing.
+    async fn compare(
+        &self,
+        parcel: &Parcel<'_>,
+        found: &Entry,
+        patience: &Patience,
+    ) -> Result<(Digest, Likeness, FileEntry), Error> {
+        let file = parcel.comparable(found)?;
+        let hash = match self.known_hash(&parcel.name, parcel.fingerprint) {
+            Some(hash) => hash,
+            None => parcel.hash().await?,
+        };
+        match self
+            .is_same(&parcel.candidate(file), hash, patience)
+            .await?
+        {
+            Likeness::Other => {
+                Err(parcel.conflict("a file of that name with other content is there"))
+            }
+            likeness => Ok((hash, likeness, file.clone())),
+        }
+    }
+
+    /// What was sent, and what there is of it where that cannot be told from the hash alone.
+    async fn transfer(
+        &self,
+        parcel: &Parcel<'_>,
+        progress: &Progress,
+    ) -> Result<(Digest, Option<FileEntry>), Error> {
         let patience = Patience::new(self.job.upload.retry_for);
         parcel.check_space(&patience).await?;
         let journals = self.job.state.folder(JOURNALS);
@@ -244,41 +311,49 @@ impl Run<'_> {
             options: self.job.upload,
             progress,
         };
-        parcel.destination.store(&shipment).await
+        let hash = parcel.destination.store(&shipment).await?;
+        // That it cannot be looked at now costs another look later.
+        let there = parcel.destination.stat(&parcel.path, &patience).await.ok();
+        Ok((hash, there.flatten().and_then(|entry| entry.file)))
     }
 }
 
 impl Parcel<'_> {
-    /// The content hash if what is there is this archive; else an error that touches nothing.
-    async fn compare(&self, found: &Entry) -> Result<Digest, Error> {
-        let conflict = |what: &str| {
-            Err(Error::new(
-                ErrorKind::AlreadyExists,
-                self.action(),
-                format!("{what}; nothing was touched"),
-            )
-            .hint("rename or delete it there, then run again with --skip-create"))
-        };
+    /// What is there, if it can be this archive; else an error that touches nothing.
+    fn comparable<'e>(&self, found: &'e Entry) -> Result<&'e FileEntry, Error> {
         let Some(file) = &found.file else {
-            return conflict("a folder has that name");
+            return Err(self.conflict("a folder has that name"));
         };
-        if found.name != self.name.as_str() {
-            return conflict(&format!(
+        if self.path.rsplit('/').next() != Some(found.name.as_str()) {
+            return Err(self.conflict(&format!(
                 "a file whose name differs only in capitals is there (`{}`)",
                 found.name
-            ));
+            )));
         }
         if file.size != self.source.len() {
-            return conflict(&format!(
+            return Err(self.conflict(&format!(
                 "a file of that name with other content ({}) is there",
                 Size(file.size)
-            ));
+            )));
         }
-        let hash = self.hash().await?;
-        if file.content_hash == Some(hash) {
-            Ok(hash)
-        } else {
-            conflict("a file of that name with other content is there")
+        Ok(file)
+    }
+
+    fn conflict(&self, what: &str) -> Error {
+        Error::new(
+            ErrorKind::AlreadyExists,
+            self.action(),
+            format!("{what}; nothing was touched"),
+        )
+        .hint("rename or delete it there, then run again with --skip-create")
+    }
+
+    fn candidate<'c>(&'c self, found: &'c FileEntry) -> Candidate<'c> {
+        Candidate {
+            destination: self.destination,
+            path: &self.path,
+            name: &self.name,
+            found,
         }
     }
 

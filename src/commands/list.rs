@@ -6,7 +6,7 @@ use std::io;
 use chrono::Utc;
 use serde::Serialize;
 
-use super::setup::{Failure, Setup};
+use super::setup::{Failure, Setup, is_passed_over};
 use super::{ExitStatus, tell};
 use crate::archive::{Archive, ArchiveKind};
 use crate::catalog::Catalog;
@@ -68,6 +68,7 @@ async fn list(setup: &Setup, arguments: &ListArgs) -> Listing {
         tokio::select! {
             read = Catalog::read(destination, &setup.state, &patience) => match read {
                 Ok(catalog) => catalogs.push(catalog),
+                Err(error) if is_passed_over(destination, &error) => {}
                 Err(error) => {
                     tracing::error!("{error}");
                     errors.push(error.to_string());

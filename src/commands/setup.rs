@@ -11,6 +11,7 @@ use crate::archive::ArchiveKind;
 use crate::cli::Global;
 use crate::config::{self, Config};
 use crate::destination::{Destination, Options};
+use crate::error::Error;
 use crate::gitlab::host;
 use crate::guard;
 use crate::hooks;
@@ -134,6 +135,16 @@ impl Setup {
             }
         })
     }
+}
+
+/// Whether a destination is not there and need not be; that is told.
+pub fn is_passed_over(destination: &Destination, error: &Error) -> bool {
+    let passed_over = destination.is_optional() && error.is_absent();
+    if passed_over {
+        let name = destination.name();
+        tracing::warn!("{name} is not there, and need not be (`optional`): {error}");
+    }
+    passed_over
 }
 
 /// Carries `operation` out on the one I/O thread; it is told of signals, and how many processors there are.

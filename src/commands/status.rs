@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::known::Found;
-use super::setup::{Failure, Setup};
+use super::setup::{Failure, Setup, is_passed_over};
 use super::{ExitStatus, USAGE, print, tell};
 use crate::catalog::Catalog;
 use crate::cli::Global;
@@ -162,7 +162,9 @@ fn ask(
 ) -> Result<(Vec<Catalog>, Vec<String>), Failure> {
     Setup::carry_out(global, loaded, async |setup| {
         let asked = setup.taking_part().map(async |destination| {
-            Catalog::read(destination, &setup.state, &setup.short_patience()).await
+            let patience = setup.short_patience();
+            let read = Catalog::read(destination, &setup.state, &patience);
+            (destination, read.await)
         });
         let answers = tokio::select! {
             answers = join_all(asked) => answers,
@@ -171,9 +173,10 @@ fn ask(
             }
         };
         let (mut catalogs, mut errors) = (Vec::new(), Vec::new());
-        for answer in answers {
+        for (destination, answer) in answers {
             match answer {
                 Ok(catalog) => catalogs.push(catalog),
+                Err(error) if is_passed_over(destination, &error) => {}
                 Err(error) => errors.push(error.to_string()),
             }
         }

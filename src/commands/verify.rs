@@ -6,7 +6,7 @@ use chrono::Utc;
 use serde::Serialize;
 
 use super::list::local;
-use super::setup::{Failure, Setup};
+use super::setup::{Failure, Setup, is_passed_over};
 use super::{ExitStatus, tell};
 use crate::archive::ArchiveKind;
 use crate::catalog::{Catalog, FileStatus};
@@ -14,7 +14,7 @@ use crate::cli::{Global, VerifyArgs};
 use crate::destination::Destination;
 use crate::history;
 use crate::report::Status;
-use crate::verify::{Known, VerifiedFile, compare, is_whole, note_verified};
+use crate::verify::{BY_SIZE, Known, VerifiedFile, compare, is_whole, note_verified};
 
 /// What `--json` shows.
 #[derive(Serialize)]
@@ -56,10 +56,11 @@ async fn verify(setup: &Setup, wanted: Option<&str>) -> Verification {
         runs: history::read(&setup.state).unwrap_or_default(),
     };
     let mut catalogs = Vec::new();
-    let mut errors = Vec::new();
+    let (mut errors, mut absent) = (Vec::new(), Vec::new());
     for destination in setup.taking_part() {
         match Catalog::read(destination, &setup.state, &setup.short_patience()).await {
             Ok(catalog) => catalogs.push((destination, catalog)),
+            Err(error) if is_passed_over(destination, &error) => absent.push(destination.name()),
             Err(error) => errors.push(error.to_string()),
         }
     }
@@ -95,6 +96,10 @@ async fn verify(setup: &Setup, wanted: Option<&str>) -> Verification {
             .collect();
         let names = names.join(", ");
         errors.push(match wanted {
+            _ if catalogs.is_empty() => format!(
+                "nothing could be verified: {} is not there\n  connect it, or name another with --destination",
+                absent.join(", ")
+            ),
             Some(id) => format!(
                 "{names}: there is no backup {id}\n  `gitlab-pi-backup list` shows what is there"
             ),
@@ -172,5 +177,18 @@ fn text(verification: &Verification) -> String {
             verification.archives.len() - count(FileStatus::Ok) - count(FileStatus::Stray)
         ),
     };
+    let by_size = verification
+        .archives
+        .iter()
+        .filter(|file| file.status == FileStatus::Ok && file.detail.as_deref() == Some(BY_SIZE));
+    match by_size.count() {
+        0 => {}
+        count => {
+            let _ = writeln!(
+                text,
+                "of {count} of them the size is all that their destinations tell: `gitlab-pi-backup rehearse` reads them"
+            );
+        }
+    }
     text
 }

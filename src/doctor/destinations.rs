@@ -42,6 +42,8 @@ struct Refused {
     message: String,
     /// The rights that it would have taken.
     lacks: Vec<String>,
+    /// The place as a whole is not there.
+    absent: bool,
 }
 
 impl From<Error> for Refused {
@@ -49,6 +51,7 @@ impl From<Error> for Refused {
         Refused {
             message: error.to_string(),
             lacks: error.lacks().to_vec(),
+            absent: error.is_absent(),
         }
     }
 }
@@ -77,6 +80,10 @@ pub(super) async fn checks(
     }
     let patience = Patience::new(TRIED_FOR);
     if let Err(refused) = place.within(destination.authenticate(&patience)).await {
+        if refused.absent && destination.is_optional() {
+            let why = refused.message.lines().next().unwrap_or_default();
+            return place.skipped(&NAMES, &format!("not there, and need not be: {why}"));
+        }
         let mut checks = if refused.lacks.is_empty() {
             vec![Check::failed(CREDENTIALS, &refused.message)]
         } else {
@@ -147,6 +154,7 @@ impl Place<'_> {
                     Span(LONGEST)
                 )),
                 lacks: Vec::new(),
+                absent: true,
             }),
         }
     }
@@ -159,6 +167,7 @@ impl Place<'_> {
             signal = stop.requested() => Err(Refused {
                 message: self.named(format!("stopped by {}", signal.name())),
                 lacks: Vec::new(),
+                absent: false,
             }),
         };
         if proof.is_err() {

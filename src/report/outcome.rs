@@ -62,19 +62,35 @@ impl RunReport {
             let asked = kinds.iter().filter(|kind| outcome.kinds.contains(kind));
             asked.copied().collect()
         };
+        let has_all = |name: &str, kinds: &[ArchiveKind]| {
+            kinds.iter().all(|kind| holds(name, *kind)) && !manifest_lacks(name)
+        };
+        let is_absent = |name: &str| {
+            let mut absent = self.absent.iter();
+            absent.any(|absent| absent.destination == name)
+        };
+        let names = || outcome.destinations.iter().map(|(name, _)| name);
+        // What may be absent is passed over, but for what is then nowhere.
+        let is_elsewhere = |kind: &ArchiveKind| names().any(|name| holds(name, *kind));
         let complete: Vec<bool> = outcome
             .destinations
             .iter()
             .map(|(name, kinds)| (name, asked(kinds)))
             .filter(|(_, kinds)| !kinds.is_empty())
-            .map(|(name, kinds)| {
-                kinds.iter().all(|kind| holds(name, *kind)) && !manifest_lacks(name)
+            .filter_map(|(name, kinds)| {
+                let has_all = has_all(name, &kinds);
+                let passed_over = !has_all && is_absent(name) && kinds.iter().all(is_elsewhere);
+                (!passed_over).then_some(has_all)
             })
             .collect();
         let uploads = self.archives.iter().flat_map(|archive| &archive.uploads);
         let upload_errors = uploads.filter_map(|upload| upload.error.clone());
         let manifest_errors = self.manifests.iter().filter_map(|row| row.error.clone());
-        let warnings = self.warnings.iter().cloned();
+        let absent = self
+            .absent
+            .iter()
+            .map(|absent| format!("{} is not there: {}", absent.destination, absent.error));
+        let warnings = self.warnings.iter().cloned().chain(absent);
         (self.status, self.exit) = if outcome.dry_run {
             (
                 if failures.is_empty() {
@@ -116,7 +132,9 @@ impl RunReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{ArchiveReport, StepReport, StepStatus, UploadReport, UploadStatus};
+    use crate::report::{
+        AbsentReport, ArchiveReport, StepReport, StepStatus, UploadReport, UploadStatus,
+    };
     use ArchiveKind::{Config, Data};
     use UploadStatus::{AlreadyPresent, Conflict, Failed, Uploaded, WouldUpload};
     use chrono::DateTime;
@@ -240,6 +258,23 @@ mod tests {
             });
         };
         assert_eq!(exit(Vec::new(), failed_before), 1);
+        let absent = |names: &'static [&'static str]| {
+            move |report: &mut RunReport, _: &mut Outcome| {
+                report.absent.extend(names.iter().map(|name| AbsentReport {
+                    destination: (*name).to_owned(),
+                    error: "no route".to_owned(),
+                }));
+            }
+        };
+        let data_at = |name| archive(Data, &[(name, Uploaded)], &[]);
+        // What may be absent is no failure, as long as everything is somewhere.
+        assert_eq!(
+            exit(vec![config(Uploaded), data_at("a")], absent(&["b"])),
+            0
+        );
+        assert_eq!(exit(vec![data_at("b")], absent(&["a"])), 3);
+        assert_eq!(exit(Vec::new(), absent(&["a", "b"])), 1);
+        assert_eq!(exit(vec![config(Failed), data_at("a")], absent(&["b"])), 1);
         let dry = |_: &mut RunReport, outcome: &mut Outcome| outcome.dry_run = true;
         assert_eq!(
             exit(

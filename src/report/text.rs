@@ -46,6 +46,13 @@ impl RunReport {
                 Size(pruned.size)
             );
         }
+        for absent in &self.absent {
+            let _ = writeln!(
+                text,
+                "{} is not there, and need not be: `gitlab-pi-backup sync` brings it up to date when it is",
+                absent.destination
+            );
+        }
         let seconds = (self.finished_at - self.started_at)
             .to_std()
             .unwrap_or_default();
@@ -84,7 +91,7 @@ impl RunReport {
 }
 
 impl UploadReport {
-    fn outcome(&self) -> String {
+    pub fn outcome(&self) -> String {
         match self.status {
             UploadStatus::Uploaded => {
                 let resumed = match self.bytes_resumed {
