@@ -91,6 +91,7 @@ impl RunReport {
 }
 
 impl UploadReport {
+    /// For people, in a few words.
     pub fn outcome(&self) -> String {
         match self.status {
             UploadStatus::Uploaded => {
