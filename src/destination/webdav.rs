@@ -405,7 +405,7 @@ impl WebDav {
     async fn receive(
         &self,
         call: &Call<'_>,
-        take: &mut dyn FnMut(u16, &HeaderMap, &[u8]) -> bool,
+        take: &mut (dyn FnMut(u16, &HeaderMap, &[u8]) -> bool + Send),
     ) -> Result<Reply, Error> {
         let service = self.service.as_ref().map_err(|why| {
             let (what, way_out) = why

@@ -89,7 +89,7 @@ impl WebDav {
         call: &Call<'_>,
         offset: u64,
         longest_skip: u64,
-        take: &mut dyn FnMut(&[u8]) -> bool,
+        take: &mut (dyn FnMut(&[u8]) -> bool + Send),
     ) -> Result<(), Error> {
         // Where the next byte of the body lies in the file.
         let mut next = None;
