@@ -1,6 +1,8 @@
 //! One command, run to its end: no shell; its own process group, so that a time-out ends all of it; standard
 //! input closed; every line to the log, and judged.
 
+pub mod git;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;

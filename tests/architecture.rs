@@ -18,6 +18,7 @@ const FLOORS: [(u8, &[&str]); 4] = [
             "http",
             "http/*",
             "process",
+            "process/*",
             "progress",
             "retry",
             "seal",

@@ -3,8 +3,6 @@
 //! A bundle lies in the scratch folder only while git reads it. Of an incremental backup all bundles have to
 //! be kept until the last has been seen, as their order in the archive is anybody's guess.
 
-mod process;
-
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -16,12 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use self::process::{Program, Trouble};
 use super::repositories::step_number;
 use super::verdict::{Examples, PartVerdict, counted};
 use crate::content_hash::Digest;
 use crate::gitlab::format::Flaw;
 use crate::gitlab::format::bundle::{self, Bundle};
+use crate::process::git::{Program, Trouble};
 
 /// A git command that takes longer is ended.
 const TIMEOUT: Duration = Duration::from_hours(1);

@@ -1,6 +1,7 @@
-//! One git command at a time, with nothing of ours around it.
+//! One git command at a time, with nothing of ours around it: for repositories that nobody vouches for.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -33,19 +34,20 @@ const OF_MACHINE: [&str; 6] = [
 const NOT_STARTED: [i32; 2] = [126, 127];
 
 /// Which git, and where it works.
-pub(super) struct Program {
-    pub(super) path: PathBuf,
+pub struct Program {
+    /// A path, or a name that `PATH` leads to.
+    pub path: PathBuf,
     /// A command that takes longer is ended.
-    pub(super) timeout: Duration,
+    pub timeout: Duration,
     /// Its home, and where it is started.
-    pub(super) folder: PathBuf,
+    pub folder: PathBuf,
     /// Somebody wants the program to end.
-    pub(super) stop: Arc<AtomicBool>,
+    pub stop: Arc<AtomicBool>,
 }
 
 /// Why git did not say that all is well.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub enum Trouble {
     /// Its word on what it was given.
     Bundle(String),
     /// It could not do its work here: no room, no time, no git.
@@ -53,8 +55,17 @@ pub(super) enum Trouble {
 }
 
 impl Program {
-    /// Nobody's settings, no hooks, no network, no questions, none of our secrets.
-    pub(super) fn run(&self, words: &[&OsStr]) -> io::Result<Ended> {
+    /// Nobody's settings, no hooks, no network, no questions, none of our secrets. What it writes goes nowhere.
+    pub fn run(&self, words: &[&OsStr]) -> io::Result<Ended> {
+        self.run_with(words, Stdio::null(), Stdio::null())
+    }
+
+    /// Runs it; it reads `input` and writes `output`.
+    pub fn between(&self, words: &[&OsStr], input: File, output: File) -> Result<(), Trouble> {
+        must_succeed(words, self.run_with(words, input.into(), output.into()))
+    }
+
+    fn run_with(&self, words: &[&OsStr], input: Stdio, output: Stdio) -> io::Result<Ended> {
         let mut command = Command::new(&self.path);
         command.env_clear();
         if let Some(path) = std::env::var_os("PATH") {
@@ -83,8 +94,8 @@ impl Program {
             .env("HOME", &self.folder)
             .current_dir(&self.folder)
             .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdin(input)
+            .stdout(output)
             .stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let mut stderr = child.stderr.take().expect("it is piped");
@@ -122,31 +133,36 @@ impl Program {
     }
 
     /// Runs it; the error says what it was, how it ended, and what git said.
-    pub(super) fn must(&self, words: &[&OsStr]) -> Result<(), Trouble> {
-        let name = words.iter().find(|word| !word.as_bytes().starts_with(b"-"));
-        let name = format!(
-            "git {}",
-            name.map_or_else(Default::default, |name| name.to_string_lossy())
-        );
-        let ended = self
-            .run(words)
-            .map_err(|error| Trouble::Machine(format!("{name}: {error}")))?;
-        if ended.status.success() {
-            Ok(())
-        } else {
-            Err(ended.trouble(&name))
-        }
+    pub fn must(&self, words: &[&OsStr]) -> Result<(), Trouble> {
+        must_succeed(words, self.run(words))
+    }
+}
+
+fn must_succeed(words: &[&OsStr], ended: io::Result<Ended>) -> Result<(), Trouble> {
+    let name = words.iter().find(|word| !word.as_bytes().starts_with(b"-"));
+    let name = format!(
+        "git {}",
+        name.map_or_else(Default::default, |name| name.to_string_lossy())
+    );
+    let ended = ended.map_err(|error| Trouble::Machine(format!("{name}: {error}")))?;
+    if ended.status.success() {
+        Ok(())
+    } else {
+        Err(ended.trouble(&name))
     }
 }
 
 /// How a command ended, and what it said of errors.
-pub(super) struct Ended {
-    pub(super) status: ExitStatus,
-    pub(super) words: String,
+pub struct Ended {
+    /// How.
+    pub status: ExitStatus,
+    /// The beginning of what it wrote to standard error.
+    pub words: String,
 }
 
 impl Ended {
-    pub(super) fn trouble(&self, name: &str) -> Trouble {
+    /// What is to be said of the command `name` that ended so.
+    pub fn trouble(&self, name: &str) -> Trouble {
         let words: Vec<_> = self.words.lines().take(3).map(str::trim).collect();
         let complaint = format!("{name}: {}: {}", self.status, words.join(" · "));
         let of_machine = OF_MACHINE.iter().any(|words| self.words.contains(words));
