@@ -3,6 +3,7 @@
 pub mod dropbox;
 pub mod fetch;
 pub mod opendal;
+pub mod unsealed;
 pub mod webdav;
 
 use std::path::{Path, PathBuf};

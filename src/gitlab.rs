@@ -8,4 +8,6 @@ pub mod information;
 pub mod inspect;
 pub mod installed;
 pub mod keep_time;
+pub mod layout;
 pub mod parts;
+pub mod projects;

@@ -61,7 +61,17 @@ pub struct Members<'a> {
 impl<'a> Members<'a> {
     /// From the start of an archive.
     pub fn new(source: &'a dyn Source) -> Members<'a> {
-        Members { source, offset: 0 }
+        Members::at(source, 0)
+    }
+
+    /// From where a member begins, with its first header.
+    pub fn at(source: &'a dyn Source, offset: u64) -> Members<'a> {
+        Members { source, offset }
+    }
+
+    /// Where the next member begins.
+    pub fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// The next member; none after the two zero blocks that end a whole archive.

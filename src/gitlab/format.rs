@@ -5,6 +5,7 @@
 
 pub mod bundle;
 pub mod compressed;
+pub mod copy;
 pub mod dump;
 pub mod manifest;
 pub mod refs;

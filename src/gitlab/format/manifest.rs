@@ -19,8 +19,10 @@ pub struct Manifest {
     pub non_existent: bool,
     /// In the order in which they are applied.
     pub steps: Vec<Step>,
-    object_format: String,
-    head_reference: String,
+    /// `sha1` or `sha256`; empty in older ones.
+    pub object_format: String,
+    /// What HEAD points to; empty in older ones.
+    pub head_reference: String,
 }
 
 /// One full or incremental step; its paths start at the folder `repositories`.
