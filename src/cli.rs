@@ -276,6 +276,9 @@ pub struct RestoreArgs {
     /// Fetch from this destination
     #[arg(long, value_name = "NAME")]
     pub destination: Option<String>,
+    /// A file with the age identity that opens encrypted archives
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
     /// Tell every step back to a running GitLab, and fetch nothing
     #[arg(long)]
     pub plan: bool,

@@ -4,6 +4,7 @@
 pub mod completions;
 pub mod doctor;
 pub mod extract;
+mod identity;
 mod known;
 pub mod list;
 pub mod login;

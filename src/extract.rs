@@ -5,11 +5,12 @@
 //! repositories of them. Where list or index are missing, as for backups of another program, the archive's headers
 //! and its database dump are read instead, which takes longer.
 //!
-//! `members` where the files are · [`index`] whose they are · `choose` which project is meant · `plan` which files, in
+//! `members` where the files are · [`index`] whose they are · `choose` which project is meant · `find` both, asked of a backup · `plan` which files, in
 //! which order · `build` git's part · `scratch` the folders on this machine · [`report`] what is told.
 
 mod build;
 mod choose;
+mod find;
 pub mod index;
 mod members;
 mod plan;
@@ -26,8 +27,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use self::build::{Built, LONGEST_LIST, Material, StepFiles, build};
-use self::choose::{Wish, choose};
-use self::members::{Only, Place, is_there, listed, read_list, walk};
+use self::members::{Only, Place, is_there, listed, walk};
 use self::plan::{Plan, plans};
 use self::report::{ExtractReport, ExtractedRepository, ListReport, ListedProject};
 use self::scratch::Scratch;
@@ -40,11 +40,10 @@ use crate::gitlab::projects::Project;
 use crate::process::git::{Program, Trouble};
 use crate::progress::{Progress, Show};
 use crate::retry::Patience;
+use crate::seal::Identities;
 
 /// A git command that takes longer is ended.
 const GIT_TIMEOUT: Duration = Duration::from_hours(1);
-/// What projects in a dump may take in memory, in bytes.
-const MOST_OF_A_DUMP: usize = 256 * 1024 * 1024;
 /// So many references are named that could not be brought back.
 const NAMED: usize = 5;
 
@@ -52,6 +51,8 @@ const NAMED: usize = 5;
 pub struct Job<'a> {
     /// The backup, and where it is.
     pub found: &'a catalog::Found<'a>,
+    /// What decrypts encrypted archives.
+    pub identities: Option<&'a Identities>,
     /// How long something may go without progress.
     pub patience: &'a Patience,
     /// Who is told how far it is.
@@ -341,164 +342,6 @@ impl<'a> Reading<'a> {
             )),
         }
     }
-
-    /// The project that is meant, and the files of its repositories.
-    async fn find(&mut self, wanted: &str) -> Result<(Project, Vec<Place>), String> {
-        let index = self.index().await;
-        let disk_path = match Wish::new(wanted) {
-            Wish::DiskPath(path) => {
-                let known = index
-                    .iter()
-                    .flatten()
-                    .find(|project| project.disk_path == path);
-                let project = known.cloned().unwrap_or_else(|| Project {
-                    id: 0,
-                    path: path.clone(),
-                    disk_path: path,
-                });
-                let found = self.members(&Only::Of(project.disk_path.clone())).await?;
-                if found.repositories.is_empty() {
-                    return Err(self.no_repository(&project));
-                }
-                return Ok((project, found.repositories));
-            }
-            Wish::Path(path) => path,
-        };
-        let (project, files) = if let Some(index) = index {
-            let project = self.choose(&index, &disk_path)?;
-            let only = Only::Of(project.disk_path.clone());
-            (project, self.members(&only).await?.repositories)
-        } else {
-            let mut found = self.members(&Only::All).await?;
-            let projects = self.read_dump(found.database.as_ref()).await?;
-            let project = self.choose(&projects, &disk_path)?;
-            found.keep(&project.disk_path);
-            (project, found.repositories)
-        };
-        if files.is_empty() {
-            return Err(self.no_repository(&project));
-        }
-        Ok((project, files))
-    }
-
-    fn choose(&self, projects: &[Project], path: &str) -> Result<Project, String> {
-        let chosen = choose(projects, path).cloned();
-        chosen.map_err(|why| format!("looking for a project in {}: {why}", self.archive.place()))
-    }
-
-    fn no_repository(&self, project: &Project) -> String {
-        let skipped = self.stored.expected.as_ref().is_some_and(|expected| {
-            expected
-                .contents
-                .skipped
-                .iter()
-                .any(|part| part == "repositories")
-        });
-        let way_out = if skipped {
-            "GitLab was told to leave `repositories` out of it; name another backup"
-        } else {
-            "`gitlab-pi-backup extract --list` shows what is there; another backup may have it"
-        };
-        let (path, disk) = (printable(&project.path), printable(&project.disk_path));
-        let of = if path == disk {
-            disk
-        } else {
-            format!("{path} ({disk})")
-        };
-        format!(
-            "{}: there is no repository of {of} in it\n  {way_out}",
-            self.archive.place()
-        )
-    }
-
-    /// The index of projects, if there is one.
-    async fn index(&mut self) -> Option<Vec<Project>> {
-        let file = self.own_file(".projects.gz")?;
-        let archive = self.stored.name.as_str().to_owned();
-        let read = self
-            .read_own(file, move |bytes| index::read(bytes, &archive))
-            .await;
-        read.inspect_err(|error| tracing::warn!("{error}; the database dump is read instead"))
-            .ok()
-    }
-
-    /// What is in the archive: as the stored list tells, else as the archive itself does.
-    async fn members(&mut self, only: &Only) -> Result<members::Found, String> {
-        let place = self.archive.place();
-        let again = "its headers are read instead, which takes longer";
-        if let Some(file) = self.own_file(".members.gz") {
-            let (archive, len) = (self.stored.name.as_str().to_owned(), self.archive.len());
-            let wanted = only.clone();
-            let read = self.read_own(file, move |bytes| read_list(bytes, &archive, len, &wanted));
-            match read.await {
-                Ok(found) => return Ok(found),
-                Err(error) => tracing::warn!("{error}; {again}"),
-            }
-        } else {
-            tracing::warn!("{place}: no list of its members is stored; {again}");
-        }
-        walk(&self.archive, only, self.job.patience)
-            .await
-            .map_err(text)
-    }
-
-    fn own_file(&self, ending: &str) -> Option<&'a StoredFile> {
-        let backup = &self.job.found.backup;
-        let name = format!("{}{ending}", backup.id);
-        backup.own_files.iter().find(|file| file.name == name)
-    }
-
-    /// Reads a file of ours as it comes.
-    async fn read_own<T: Send + 'static>(
-        &mut self,
-        file: &StoredFile,
-        read: impl FnOnce(crate::destination::fetch::Arriving) -> io::Result<T> + Send + 'static,
-    ) -> Result<T, String> {
-        let own = open(self.job, file).await?;
-        let streamed = own.stream(0..own.len(), self.job.patience, read).await;
-        self.beside += own.fetched();
-        let read = streamed.map_err(text)?;
-        read.map_err(|error| format!("{} cannot be used: {error}", own.place()))
-    }
-
-    /// The projects as the database has them.
-    async fn read_dump(&self, dump: Option<&Place>) -> Result<Vec<Project>, String> {
-        let place = self.archive.place();
-        let way_out = "name the project by its hashed path, @hashed/…, or take another backup";
-        let Some(dump) = dump else {
-            return Err(format!(
-                "{place}: there is no database dump in it that would tell whose repository is where\n  {way_out}"
-            ));
-        };
-        tracing::warn!(
-            "{place}: no index of projects is stored; the database dump is read instead"
-        );
-        let range = dump.range();
-        let read = |bytes| index::read_dump(bytes, MOST_OF_A_DUMP);
-        let streamed = self.archive.stream(range, self.job.patience, read).await;
-        streamed.map_err(text)?.map_err(|error| {
-            format!(
-                "{place}: {}: it cannot be read: {error}\n  {way_out}",
-                printable(&dump.path)
-            )
-        })
-    }
-
-    async fn list(&mut self) -> Result<Vec<ListedProject>, String> {
-        let index = self.index().await;
-        let found = self.members(&Only::All).await?;
-        let projects = match index {
-            Some(projects) => projects,
-            None => match self.read_dump(found.database.as_ref()).await {
-                Ok(projects) => projects,
-                Err(error) => {
-                    tracing::warn!("{error}");
-                    Vec::new()
-                }
-            },
-        };
-        Ok(table(&projects, &found.repositories))
-    }
 }
 
 /// A row for each project that has a repository, and for each repository that no project is known of.
@@ -555,18 +398,10 @@ fn folder_name(project: &Project) -> Result<String, String> {
 }
 
 async fn open<'a>(job: &Job<'a>, file: &StoredFile) -> Result<Unsealed<'a>, String> {
-    if file.name.ends_with(".age") {
-        return Err(format!(
-            "{}:{} is encrypted, and this version cannot decrypt",
-            job.found.destination.name(),
-            file.path
-        ));
-    }
-    Ok(Unsealed::plain(
-        job.found.destination,
-        &file.path,
-        file.size,
-    ))
+    let destination = job.found.destination;
+    let (path, size) = (&file.path, file.size);
+    let opening = Unsealed::open(destination, path, size, job.identities, job.patience);
+    opening.await.map_err(text)
 }
 
 #[allow(

@@ -9,7 +9,7 @@
 //! into · `target` folders, free space, owners ·
 //! `directory` a backup that is a folder, unpacked as it comes ·
 //! `apply` the steps, carried out · `unpack` the config archive, trusted in nothing · `journal` what is
-//! done already · [`report`] what is told at the end.
+//! done already · `wish` what is to be fetched · [`report`] what is told at the end.
 
 mod apply;
 mod directory;
@@ -22,17 +22,16 @@ pub mod runbook;
 mod target;
 mod unfinished;
 mod unpack;
+mod wish;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
 
 use crate::archive::{ArchiveKind, ArchiveName};
-use crate::catalog::{self, FileStatus, Found, StoredArchive, StoredBackup, Wanted};
-use crate::content_hash::Digest;
+use crate::catalog::{self, Found, Wanted};
 use crate::destination::Destination;
 use crate::error::{Error, ErrorKind};
 use crate::gitlab::host::Settings;
@@ -44,7 +43,9 @@ use crate::restore::report::{
 };
 use crate::restore::runbook::{Known, Places, runbook};
 use crate::restore::target::{Folder, Need, Owner, check_room, own};
+use crate::restore::wish::{Wish, tell_of_identity, wish};
 use crate::retry::Patience;
+use crate::seal::Identities;
 use crate::state::StateDir;
 use crate::stop::{Stop, StopSignal};
 
@@ -63,6 +64,10 @@ pub struct Job<'a> {
     pub state: &'a StateDir,
     /// Which backup.
     pub wanted: Wanted,
+    /// What decrypts encrypted archives.
+    pub identities: Option<&'a Identities>,
+    /// The file it is in, for what is told.
+    pub identity: Option<&'a Path>,
     /// Who is told how far a download is.
     pub show: Show,
     /// Whether the program has been asked to stop.
@@ -88,21 +93,6 @@ impl From<Error> for Halt {
     fn from(error: Error) -> Halt {
         Halt::Failed(error.to_string())
     }
-}
-
-/// An archive that is wanted here, and how it is known to be the right one.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Wish {
-    kind: ArchiveKind,
-    name: String,
-    stored_path: String,
-    /// In bytes.
-    size: u64,
-    /// As the manifest or the destination tells it.
-    hash: Option<Digest>,
-    /// Names the content, for the part file.
-    key: Digest,
-    rev: String,
 }
 
 /// An archive, its folder, and whose it will be.
@@ -149,8 +139,13 @@ async fn plan_into(
     let found = job.find().await?;
     report.describe(&found);
     let stored = |kind| {
-        let archive = found.backup.archive(kind);
-        archive.and_then(|archive| Some((archive.name.as_str(), archive.found.as_ref()?.size)))
+        let archive = found.backup.archive(kind)?;
+        let there = archive.found.as_ref()?.size;
+        let size = archive
+            .expected
+            .as_ref()
+            .map_or(there, |expected| expected.size);
+        Some((archive.name.as_str(), size))
     };
     for kind in ArchiveKind::ALL {
         if let Some((name, size)) = stored(kind) {
@@ -185,7 +180,11 @@ async fn plan_into(
         data_dir: &job.gitlab.data_dir,
         fetched: to,
     };
-    report.steps = rows(runbook(&known, &places));
+    let mut steps = runbook(&known, &places);
+    if let Some(fetching) = steps.first_mut() {
+        tell_of_identity(fetching, &found.backup, job.identity);
+    }
+    report.steps = rows(steps);
     Ok(())
 }
 
@@ -203,7 +202,7 @@ async fn fetch_into(
         .into_iter()
         .filter(|kind| only.is_none_or(|only| only == *kind))
     {
-        let wish = wish(&found, kind, only.is_none())?;
+        let wish = wish(job, &found, kind, only.is_none()).await?;
         let path = to.unwrap_or_else(|| job.gitlab.folder(kind));
         let folder = Arc::new(Folder::open(path)?);
         // In a folder of the caller's choice an archive is the caller's own.
@@ -234,8 +233,10 @@ async fn fetch_into(
             unpacked,
         });
     }
+    let mut step = runbook::fetch(&found.backup.id, only, to);
+    tell_of_identity(&mut step, &found.backup, job.identity);
     let mut fetching = StepRow {
-        step: runbook::fetch(&found.backup.id, only, to),
+        step,
         status: StepStatus::Failed,
         error: None,
     };
@@ -337,91 +338,6 @@ async fn bring(
     Ok(row)
 }
 
-/// What is to be fetched of a kind. `both`: the other kind is wanted, too.
-fn wish(found: &Found<'_>, kind: ArchiveKind, both: bool) -> Result<Wish, Halt> {
-    let (destination, backup) = (found.destination.name(), &found.backup);
-    let other = match kind {
-        ArchiveKind::Config => ArchiveKind::Data,
-        ArchiveKind::Data => ArchiveKind::Config,
-    };
-    let missing = |why: &str| {
-        let way_out = if both && is_there(backup, other) {
-            format!("fetch what is there with --only {other}, or name another backup")
-        } else {
-            "name another backup: `gitlab-pi-backup list` shows them".to_owned()
-        };
-        Halt::Failed(format!(
-            "{destination}: {}: the {kind} archive cannot be had: {why}\n  {way_out}",
-            backup.id
-        ))
-    };
-    let archive = backup
-        .archive(kind)
-        .ok_or_else(|| missing("none is stored"))?;
-    let Some(stored) = &archive.found else {
-        return Err(missing(&format!("{} is not there", archive.path)));
-    };
-    match archive.status() {
-        FileStatus::Size => {
-            let expected = archive
-                .expected
-                .as_ref()
-                .map_or(0, |expected| expected.stored_size);
-            let sizes = format!(
-                "{} has {} bytes, not {expected} as the manifest says",
-                archive.path, stored.size
-            );
-            return Err(missing(&sizes));
-        }
-        FileStatus::Hash => {
-            return Err(missing(&format!(
-                "{} has another content than the manifest says",
-                archive.path
-            )));
-        }
-        FileStatus::Ok | FileStatus::Missing | FileStatus::Stray => {}
-    }
-    if stored.name != archive.name.as_str() {
-        return Err(missing(&format!(
-            "{} is encrypted, and this version cannot decrypt",
-            archive.path
-        )));
-    }
-    let hash = known_hash(archive).map_err(|why| missing(&why))?;
-    Ok(Wish {
-        kind,
-        name: archive.name.as_str().to_owned(),
-        stored_path: archive.path.clone(),
-        size: stored.size,
-        hash,
-        key: hash
-            .unwrap_or_else(|| Digest::of(format!("{} {}", stored.rev, stored.size).as_bytes())),
-        rev: stored.rev.clone(),
-    })
-}
-
-/// The content hash of the plain archive: the manifest's word, else the destination's.
-fn known_hash(archive: &StoredArchive) -> Result<Option<Digest>, String> {
-    let told = archive.found.as_ref().and_then(|found| found.content_hash);
-    match &archive.expected {
-        None => Ok(told),
-        // What is stored as GitLab made it has one size and one hash.
-        Some(expected)
-            if expected.content_hash != expected.stored_hash
-                || expected.size != expected.stored_size =>
-        {
-            Err("the manifest contradicts itself".to_owned())
-        }
-        Some(expected) => Ok(Some(expected.content_hash)),
-    }
-}
-
-fn is_there(backup: &StoredBackup, kind: ArchiveKind) -> bool {
-    backup
-        .archive(kind)
-        .is_some_and(|archive| archive.found.is_some())
-}
-
 /// What the present `/etc/gitlab` is moved to.
 fn kept_path(etc_dir: &Path, now: DateTime<Utc>) -> PathBuf {
     let mut name = etc_dir.as_os_str().to_owned();
@@ -501,6 +417,8 @@ mod tests {
             kind: ArchiveKind::Data,
             name: "a.tar".to_owned(),
             stored_path: "/Data/a.tar".to_owned(),
+            stored_size: content.len() as u64,
+            stored_hash: None,
             size: content.len() as u64,
             hash: Some(hash),
             key: hash,

@@ -64,7 +64,9 @@ fn extract(host: &Host, arguments: &str) -> Ended {
 fn made(host: &Host) -> BTreeSet<String> {
     let entries = fs::read_dir(host.path("out")).into_iter().flatten();
     let names = entries.map(|entry| entry.expect("an entry").file_name());
-    names.map(|name| name.to_string_lossy().into_owned()).collect()
+    names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// An extraction that failed with these words, and left nothing.
@@ -88,7 +90,10 @@ fn is_as_it_was(repository: &Path, backup: &RealBackup, relative: &str) {
     let found = found.expect("not empty");
     let listed = String::from_utf8(found.refs.clone()).expect("text");
     assert_eq!(ask(repository, &["show-ref", "--head"]), listed);
-    assert_eq!(ask(repository, &["symbolic-ref", "HEAD"]).trim(), found.head);
+    assert_eq!(
+        ask(repository, &["symbolic-ref", "HEAD"]).trim(),
+        found.head
+    );
     ask(repository, &["fsck", "--full", "--strict"]);
 }
 
@@ -103,7 +108,10 @@ fn a_project_comes_back_as_repositories_that_git_clones() {
     assert_eq!(ended.status, Some(0), "{ended}");
     let report = ended.json();
     let out = host.path("out");
-    assert_eq!(made(&host), ["website.git".into(), "website.wiki.git".into()].into());
+    assert_eq!(
+        made(&host),
+        ["website.git".into(), "website.wiki.git".into()].into()
+    );
     let relative = format!("{}.git", hashed("@hashed", 1));
     is_as_it_was(&out.join("website.git"), &backup, &relative);
     let wiki = format!("{}.wiki.git", hashed("@hashed", 1));
@@ -117,16 +125,27 @@ fn a_project_comes_back_as_repositories_that_git_clones() {
     assert_eq!(report["destination"], "dropbox");
     assert_eq!(report["project"], "demo/website");
     let rows = report["repositories"].as_array().expect("rows");
-    let kinds: Vec<_> = rows.iter().map(|row| row["kind"].as_str().expect("a kind")).collect();
+    let kinds: Vec<_> = rows
+        .iter()
+        .map(|row| row["kind"].as_str().expect("a kind"))
+        .collect();
     assert_eq!(kinds, ["repository", "wiki"]);
-    assert_eq!(rows[0]["path"], out.join("website.git").display().to_string());
+    assert_eq!(
+        rows[0]["path"],
+        out.join("website.git").display().to_string()
+    );
     assert_eq!(
         rows[0]["member"],
         format!("repositories/default/{relative}/{ID}/001.bundle")
     );
-    let refs = ask(&out.join("website.git"), &["for-each-ref"]).lines().count();
+    let refs = ask(&out.join("website.git"), &["for-each-ref"])
+        .lines()
+        .count();
     assert_eq!(rows[0]["refs"], refs);
-    assert!(report["bytes_downloaded"].as_u64() >= rows[0]["bytes"].as_u64(), "{ended}");
+    assert!(
+        report["bytes_downloaded"].as_u64() >= rows[0]["bytes"].as_u64(),
+        "{ended}"
+    );
     // As a user goes on.
     let clone = host.path("clone");
     let status = Command::new("git")
@@ -135,11 +154,17 @@ fn a_project_comes_back_as_repositories_that_git_clones() {
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .status();
     assert!(status.expect("git runs").success());
-    assert_eq!(fs::read_to_string(clone.join("NEWS")).expect("a file"), "merged\n");
+    assert_eq!(
+        fs::read_to_string(clone.join("NEWS")).expect("a file"),
+        "merged\n"
+    );
     // Again: nothing is overwritten.
     let before = fs::read_dir(&out).expect("a folder").count();
     let ended = extract(&host, "demo/website");
     assert_eq!(ended.status, Some(1), "{ended}");
-    assert!(ended.err.contains("website.git is there already"), "{ended}");
+    assert!(
+        ended.err.contains("website.git is there already"),
+        "{ended}"
+    );
     assert_eq!(fs::read_dir(&out).expect("a folder").count(), before);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::identity::identities;
 use super::setup::{Failure, Setup};
 use super::{ExitStatus, USAGE, complain, tell};
 use crate::catalog::{Wanted, find};
@@ -64,6 +65,7 @@ async fn carry_out(
         (Some(backup), true) => (None, Some(backup)),
         (project, _) => (project.as_deref(), arguments.backup.as_ref()),
     };
+    let identities = identities(arguments.identity.as_deref(), &setup.stop).await?;
     let wanted = Wanted::new(backup.map(String::as_str));
     let found = find(setup.taking_part(), &wanted, &setup.state, || {
         setup.short_patience()
@@ -72,6 +74,7 @@ async fn carry_out(
     let patience = Patience::new(setup.upload.retry_for);
     let job = Job {
         found: &found,
+        identities: identities.as_ref(),
         patience: &patience,
         show: setup.show,
         stop,

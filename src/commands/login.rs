@@ -1,6 +1,6 @@
 //! `login`
 
-mod ask;
+pub(super) mod ask;
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read};
@@ -40,6 +40,7 @@ pub fn run(global: &Global, arguments: &LoginArgs) -> Result<ExitStatus, Failure
             terminal: io::stdin().is_terminal(),
             // With a code on standard input nobody is there to answer.
             answers: arguments.code.is_none() && io::stdin().is_terminal(),
+            unanswered: "nothing was stored\n  begin again: sudo gitlab-pi-backup login",
         };
         let target = Target::find(&path, arguments, &ask).await?;
         target.carry_out(arguments, &ask, processors).await

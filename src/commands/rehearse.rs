@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::identity::identities;
 use super::list::local;
 use super::setup::{Failure, Setup};
 use super::{ExitStatus, USAGE, report, tell};
@@ -58,7 +59,7 @@ pub fn run(global: &Global, arguments: &RehearseArgs) -> Result<ExitStatus, Fail
     let report = Setup::carry_out(global, loaded, async |setup| {
         let wanted = Wanted::new(arguments.backup.as_deref());
         tokio::select! {
-            report = rehearse(&setup, &wanted, arguments.local, git, stop.clone()) => report,
+            report = rehearse(&setup, &wanted, arguments, git, stop.clone()) => report,
             signal = setup.stop.requested() => {
                 stop.store(true, Ordering::Relaxed);
                 Err((signal.exit_status(), format!("stopped by {}", signal.name())))
@@ -75,18 +76,20 @@ pub fn run(global: &Global, arguments: &RehearseArgs) -> Result<ExitStatus, Fail
 async fn rehearse(
     setup: &Setup,
     wanted: &Wanted,
-    here: bool,
+    arguments: &RehearseArgs,
     git: Option<GitCheck>,
     stop: Arc<AtomicBool>,
 ) -> Result<Report, Failure> {
+    let identities = identities(arguments.identity.as_deref(), &setup.stop).await?;
     let method = Method {
         git,
         stop,
+        identities: identities.as_ref(),
         guard: &setup.guard,
         show: setup.show,
     };
     let now = Utc::now();
-    let mut rehearsal = if here {
+    let mut rehearsal = if arguments.local {
         rehearse_local(local_backup(setup, wanted, now)?, &method).await
     } else {
         let found = find(setup.taking_part(), wanted, &setup.state, || {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 
+use super::identity::identities;
 use super::setup::{Failure, Setup};
 use super::{ExitStatus, USAGE, complain, tell};
 use crate::catalog::Wanted;
@@ -37,12 +38,15 @@ async fn carry_out(
     global: &Global,
     arguments: &RestoreArgs,
 ) -> Result<RestoreReport, Failure> {
+    let identities = identities(arguments.identity.as_deref(), &setup.stop).await?;
     let job = Job {
         gitlab: &setup.gitlab,
         destinations: setup.taking_part().collect(),
         retry_for: setup.upload.retry_for,
         state: &setup.state,
         wanted: Wanted::new(arguments.backup.as_deref()),
+        identities: identities.as_ref(),
+        identity: arguments.identity.as_deref(),
         show: setup.show,
         stop: &setup.stop,
     };

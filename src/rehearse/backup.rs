@@ -6,27 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
-use tokio::sync::mpsc;
 
 use super::verdict::{PartStatus, PartVerdict};
 use super::{Examination, Expected, GitCheck, Options, examine};
 use crate::archive::{Archive, ArchiveKind, ArchiveName};
 use crate::catalog::{Found, StoredArchive};
 use crate::destination::Destination;
-use crate::destination::fetch::fetch;
-use crate::error::Error;
+use crate::destination::unsealed::{Unsealed, is_sealed};
+use crate::error::{Error, ErrorKind};
 use crate::gitlab::contents::Contents;
 use crate::guard::{self, shrinkage};
 use crate::listing::LOCAL;
 use crate::local;
 use crate::progress::{Progress, Show};
 use crate::retry::Patience;
+use crate::seal::Identities;
 use crate::source::Source;
 
-/// Parts of a download that wait to be judged; with those on their way this bounds the memory.
-const WAITING: usize = 1;
-/// What the stored name of an encrypted archive ends in.
-const ENCRYPTED: &str = ".age";
 /// How much is read from the disk at a time, in bytes.
 const PIECE_LEN: usize = 256 * 1024;
 
@@ -61,6 +57,8 @@ pub struct Method<'a> {
     pub git: Option<GitCheck>,
     /// Set when the program is to end.
     pub stop: Arc<AtomicBool>,
+    /// What decrypts encrypted archives.
+    pub identities: Option<&'a Identities>,
     /// `[guard]`: what counts as shrunk against the backup before.
     pub guard: &'a guard::Settings,
     /// Who is told how far it is.
@@ -145,21 +143,18 @@ pub async fn rehearse_stored(
             }
             continue;
         };
-        if archive.path.ends_with(ENCRYPTED) {
-            return rehearsal.broken_off(format!(
-                "{} is encrypted, and this version cannot decrypt",
-                archive.path
-            ));
-        }
         let options = Options {
             name: Some(archive.name.clone()),
             expected: expected(archive),
             git: method.git.clone(),
         };
-        let examined =
-            examine_stored(found.destination, archive, options, method.show, patience).await;
+        let examined = examine_stored(found.destination, archive, options, method, patience).await;
         match examined {
-            Ok(examination) => {
+            Ok(Examined::Damaged(why)) => {
+                let verdict = PartVerdict::failed("encryption", why);
+                rehearsal.add(archive.name.as_str(), verdict);
+            }
+            Ok(Examined::Whole(examination)) => {
                 if kind == ArchiveKind::Data {
                     let before = found.previous.as_ref();
                     let before = before.and_then(|manifest| manifest.archive(ArchiveKind::Data));
@@ -189,6 +184,10 @@ fn expected(archive: &StoredArchive) -> Option<Expected> {
         });
     }
     let found = archive.found.as_ref()?;
+    if is_sealed(&found.name) {
+        // The destination tells of what is stored, and nobody of what that was before.
+        return None;
+    }
     Some(Expected {
         size: found.size,
         content_hash: found.content_hash?,
@@ -216,76 +215,76 @@ fn against(
     })
 }
 
+/// What came of reading a stored archive.
+enum Examined {
+    /// It could be read to its end.
+    Whole(Examination),
+    /// It could not be decrypted, whoever reads it however often.
+    Damaged(String),
+}
+
 /// Downloads an archive and judges it as it comes.
 async fn examine_stored(
     destination: &Destination,
     archive: &StoredArchive,
     options: Options,
-    show: Show,
+    method: &Method<'_>,
     patience: &Patience,
-) -> Result<Examination, Error> {
+) -> Result<Examined, Error> {
     let size = archive.found.as_ref().map_or(0, |found| found.size);
-    let progress = Progress::new(show, archive.name.as_str(), size);
-    let (sender, receiver) = mpsc::channel(WAITING);
-    let kind = archive.kind;
-    let judging =
-        tokio::task::spawn_blocking(move || examine(kind, Arriving::new(receiver), &options));
-    let fetching = fetch(
+    let stored = Unsealed::open(
         destination,
         &archive.path,
-        0..size,
+        size,
+        method.identities,
         patience,
-        async |part: Vec<u8>| {
-            progress.add(part.len() as u64);
-            // It reads to the end, whatever it finds.
-            let _ = sender.send(Ok(part)).await;
-            Ok(())
-        },
     );
-    let fetched = tokio::select! {
-        fetched = fetching => fetched,
+    let stored = match stored.await {
+        Ok(stored) => stored,
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            return Ok(Examined::Damaged(error.to_string()));
+        }
+        Err(error) => return Err(error),
+    };
+    let progress = Progress::new(method.show, archive.name.as_str(), stored.len());
+    let kind = archive.kind;
+    let judging = stored.stream(
+        0..stored.len(),
+        patience,
+        |bytes| progress.add(bytes),
+        // It reads to the end, whatever it finds.
+        move |arriving| examine(kind, arriving, &options),
+    );
+    let judged = tokio::select! {
+        judged = judging => judged,
         () = progress.log_now_and_then() => unreachable!("it goes on for ever"),
     };
-    if let Err(error) = &fetched {
-        let _ = sender.send(Err(io::Error::other(error.to_string()))).await;
-    }
-    drop(sender);
-    let judged = judging.await;
-    fetched?;
-    let action = format!("rehearsing {}:{}", destination.name(), archive.path);
-    let ended = |what: String| Error::new(crate::error::ErrorKind::Unexpected, &action, what);
-    judged
-        .map_err(|_| ended("the program is ending".to_owned()))?
-        .map_err(|error| ended(error.to_string()))
-}
-
-/// The bytes of a download, for somebody who reads.
-struct Arriving {
-    receiver: mpsc::Receiver<io::Result<Vec<u8>>>,
-    part: io::Cursor<Vec<u8>>,
-}
-
-impl Arriving {
-    fn new(receiver: mpsc::Receiver<io::Result<Vec<u8>>>) -> Arriving {
-        Arriving {
-            receiver,
-            part: io::Cursor::default(),
+    let action = format!("rehearsing {}", stored.place());
+    let mut examination = match judged {
+        Err(error) if stored.is_damaged() => return Ok(Examined::Damaged(error.to_string())),
+        judged => {
+            judged?.map_err(|error| Error::new(ErrorKind::Unexpected, action, error.to_string()))?
         }
+    };
+    if is_sealed(&archive.path) {
+        examination.verdicts.push(encryption(archive, &stored));
     }
+    Ok(Examined::Whole(examination))
 }
 
-impl Read for Arriving {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let n = self.part.read(buf)?;
-            if n > 0 || buf.is_empty() {
-                return Ok(n);
-            }
-            match self.receiver.blocking_recv() {
-                Some(part) => self.part = io::Cursor::new(part?),
-                None => return Ok(0),
-            }
-        }
+/// Every chunk was authenticated; whether it is what was stored, the manifest tells.
+fn encryption(archive: &StoredArchive, stored: &Unsealed<'_>) -> PartVerdict {
+    let hash = stored.stored_hash();
+    let expected = archive
+        .expected
+        .as_ref()
+        .map(|expected| expected.stored_hash);
+    match (hash, expected) {
+        (Some(hash), Some(expected)) if hash != expected => PartVerdict::failed(
+            "encryption",
+            format!("the content hash of what is stored is {hash}, not {expected}"),
+        ),
+        _ => PartVerdict::ok("encryption", "every chunk is the one that belongs there"),
     }
 }
 

@@ -17,7 +17,7 @@ use super::target::{Folder, Owner};
 use super::{Halt, Job, Wish};
 use crate::content_hash::Digest;
 use crate::destination::Destination;
-use crate::destination::fetch::fetch;
+use crate::destination::unsealed::Unsealed;
 use crate::error::{Error, ErrorKind};
 use crate::progress::Progress;
 use crate::retry::Patience;
@@ -94,7 +94,7 @@ pub(super) async fn download(
         .metadata()
         .map_or(0, |metadata| usable(metadata.len(), wish.size));
     loop {
-        transfer(job, destination, wish, &part, resumed).await?;
+        let stored_hash = transfer(job, destination, wish, &part, resumed).await?;
         let Some(hash) = part
             .hash()
             .await
@@ -106,7 +106,10 @@ pub(super) async fn download(
                 path.display()
             )));
         };
-        if wish.hash.is_none_or(|expected| expected == hash) {
+        // What was continued is proved by the one hash, and chunk by chunk.
+        let as_stored =
+            stored_hash.is_none() || wish.stored_hash.is_none() || stored_hash == wish.stored_hash;
+        if as_stored && wish.hash.is_none_or(|expected| expected == hash) {
             let verified = wish.hash.is_some();
             return Ok(Fetched {
                 part,
@@ -187,48 +190,51 @@ pub(super) async fn mismatch(
     )
 }
 
-/// Brings the bytes from `from` on into the part file, and all of it onto the disk.
+/// Brings the bytes from `from` on into the part file, and all of it onto the disk. The content hash of what is
+/// stored, where that is encrypted and all of it was read.
 async fn transfer(
     job: &Job<'_>,
     destination: &Destination,
     wish: &Wish,
     part: &Part,
     from: u64,
-) -> Result<(), Halt> {
+) -> Result<Option<Digest>, Halt> {
+    let patience = Patience::new(job.retry_for);
+    let stored = Unsealed::open(
+        destination,
+        &wish.stored_path,
+        wish.stored_size,
+        job.identities,
+        &patience,
+    );
+    let stored = stored.await?;
     part.file
         .set_len(from)
         .map_err(|error| failed(part, "cutting", &error))?;
     let progress = Progress::new(job.show, wish.name.clone(), wish.size);
     progress.resumed(from);
-    let patience = Patience::new(job.retry_for);
     let (mut offset, mut synced) = (from, from);
-    let fetching = fetch(
-        destination,
-        &wish.stored_path,
-        from..wish.size,
-        &patience,
-        async |bytes: Vec<u8>| {
-            let len = bytes.len() as u64;
-            let sync = (offset + len - synced >= SYNC_EVERY).then_some(synced..offset + len);
-            let file = part.file.clone();
-            let (start, done) = (offset, sync.as_ref().map_or(synced, |range| range.end));
-            let writing = move || {
-                file.write_all_at(&bytes, start)?;
-                if let Some(range) = sync {
-                    file.sync_data()?;
-                    release(&file, range.start, range.end - range.start);
-                }
-                Ok(())
-            };
-            let written = tokio::task::spawn_blocking(writing).await;
-            written
-                .unwrap_or_else(|error| Err(io::Error::other(error)))
-                .map_err(|error| write_error(part, &error))?;
-            (offset, synced) = (offset + len, done);
-            progress.add(len);
+    let fetching = stored.fetch(from..wish.size, &patience, async |bytes: Vec<u8>| {
+        let len = bytes.len() as u64;
+        let sync = (offset + len - synced >= SYNC_EVERY).then_some(synced..offset + len);
+        let file = part.file.clone();
+        let (start, done) = (offset, sync.as_ref().map_or(synced, |range| range.end));
+        let writing = move || {
+            file.write_all_at(&bytes, start)?;
+            if let Some(range) = sync {
+                file.sync_data()?;
+                release(&file, range.start, range.end - range.start);
+            }
             Ok(())
-        },
-    );
+        };
+        let written = tokio::task::spawn_blocking(writing).await;
+        written
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(|error| write_error(part, &error))?;
+        (offset, synced) = (offset + len, done);
+        progress.add(len);
+        Ok(())
+    });
     let fetched = tokio::select! {
         fetched = fetching => fetched,
         () = progress.log_now_and_then() => Ok(()),
@@ -247,7 +253,8 @@ async fn transfer(
     tokio::task::spawn_blocking(syncing)
         .await
         .unwrap_or_else(|error| Err(io::Error::other(error)))
-        .map_err(|error| failed(part, "writing", &error))
+        .map_err(|error| failed(part, "writing", &error))?;
+    Ok(wish.stored_hash.and_then(|_| stored.stored_hash()))
 }
 
 fn release(file: &File, start: u64, len: u64) {

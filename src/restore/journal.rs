@@ -144,6 +144,8 @@ mod tests {
             kind,
             name: name.to_owned(),
             stored_path: format!("/x/{name}"),
+            stored_size: 7,
+            stored_hash: None,
             size: 7,
             hash: Some(Digest::of(b"a")),
             key: Digest::of(b"a"),

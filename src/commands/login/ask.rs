@@ -35,6 +35,8 @@ pub struct Ask<'a> {
     pub terminal: bool,
     /// Whether somebody sits there who can be asked again.
     pub answers: bool,
+    /// What there is to say when there is no answer: what was not done, and how to begin again.
+    pub unanswered: &'a str,
 }
 
 impl Ask<'_> {
@@ -47,7 +49,7 @@ impl Ask<'_> {
             line = tokio::task::spawn_blocking(read_line) => {
                 line.unwrap_or_else(|error| Err(io::Error::other(error)))
             }
-            signal = self.stop.requested() => return Err(stopped(signal)),
+            signal = self.stop.requested() => return Err(self.stopped(signal)),
         };
         drop(silence);
         match line {
@@ -57,20 +59,21 @@ impl Ask<'_> {
                 let signal = self.stop.requested();
                 if let Ok(signal) = tokio::time::timeout(SIGNAL_OF_A_CLOSED_TERMINAL, signal).await
                 {
-                    return Err(stopped(signal));
+                    return Err(self.stopped(signal));
                 }
                 let why = match ended {
                     Err(error) => format!("the answer could not be read: {error}"),
                     Ok(_) => "the input ended".to_owned(),
                 };
-                Err((
-                    1,
-                    format!(
-                        "{why}; nothing was stored\n  begin again: sudo gitlab-pi-backup login"
-                    ),
-                ))
+                Err((1, format!("{why}; {}", self.unanswered)))
             }
         }
+    }
+
+    fn stopped(&self, signal: StopSignal) -> Failure {
+        let what = self.unanswered.lines().next().unwrap_or_default();
+        let message = format!("stopped by {}; {what}", signal.name());
+        (signal.exit_status(), message)
     }
 
     /// Whether a first configuration is wanted. The error ends the log-in.
@@ -92,11 +95,6 @@ impl Ask<'_> {
 pub fn say(text: &str) {
     // A closed standard error changes nothing.
     let _ = io::stderr().write_all(text.as_bytes());
-}
-
-fn stopped(signal: StopSignal) -> Failure {
-    let message = format!("stopped by {}; nothing was stored", signal.name());
-    (signal.exit_status(), message)
 }
 
 fn read_line() -> io::Result<Option<String>> {

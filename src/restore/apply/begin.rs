@@ -62,7 +62,7 @@ pub(super) async fn begin(
     }
     let mut journal = Journal::new(&found.backup.id, found.destination.name(), begun_at);
     for kind in ArchiveKind::ALL {
-        journal.wishes.push(wish(&found, kind, true)?);
+        journal.wishes.push(wish(job, &found, kind, true).await?);
     }
     if let Some(wish) = journal.wishes.iter().find(|wish| wish.hash.is_none()) {
         return Err(Halt::Failed(format!(
