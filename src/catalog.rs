@@ -74,7 +74,7 @@ pub struct StoredBackup {
     pub proof: Proof,
     /// Why what is stored of that cannot be read.
     pub proof_problem: Option<Problem>,
-    /// Manifest, member list and proof: the manifest first.
+    /// Manifest, member list, index of projects and proof: the manifest first.
     pub own_files: Vec<StoredFile>,
     /// Kinds the destination is configured to get and does not have, whole, with a word on each.
     pub missing: Vec<Missing>,
@@ -233,7 +233,7 @@ impl Catalog {
         let own = std::mem::take(&mut sorted.own);
         let reads = own.into_iter().map(async |own| {
             let bytes = match own.part {
-                OwnPart::Members => Ok(Vec::new()),
+                OwnPart::Members | OwnPart::Projects => Ok(Vec::new()),
                 _ => read_own(destination, cache.as_deref(), &own.file, patience).await,
             };
             match bytes {

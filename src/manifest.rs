@@ -1,8 +1,9 @@
 //! The manifest of a backup: what it consists of and how that is proved, written beside its archives when
 //! all of them are stored, so that whoever finds a manifest finds a whole backup.
 //!
-//! Three files lie in a destination's manifest folder: `<backup ID>.json`, this; `<backup ID>.members.gz`,
-//! where in the archives each file begins; `<backup ID>.proof.json`, when it was last verified and rehearsed.
+//! Four files lie in a destination's manifest folder: `<backup ID>.json`, this; `<backup ID>.members.gz`,
+//! where in the archives each file begins; `<backup ID>.projects.gz`, whose repositories are where;
+//! `<backup ID>.proof.json`, when it was last verified and rehearsed.
 
 use std::fmt::{self, Write as _};
 

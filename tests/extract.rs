@@ -168,3 +168,146 @@ fn a_project_comes_back_as_repositories_that_git_clones() {
     );
     assert_eq!(fs::read_dir(&out).expect("a folder").count(), before);
 }
+
+#[test]
+fn what_can_be_had_is_listed() {
+    let (dropbox, host) = stored(&RealBackup::new(1));
+    let ended = host.run("extract --list --json");
+    assert_eq!(ended.status, Some(0), "{ended}");
+    let report = ended.json();
+    assert_eq!((&report["command"], &report["status"]), (&json!("extract"), &json!("ok")));
+    assert_eq!((&report["backup_id"], &report["error"]), (&json!(ID), &Value::Null));
+    let rows = report["projects"].as_array().expect("rows");
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| json!([row["path"], row["repository"], row["wiki"], row["design"]]))
+        .collect();
+    // The snippet's repository belongs to no project.
+    assert_eq!(
+        told,
+        [
+            json!(["demo/apps/shop", true, false, false]),
+            json!(["demo/website", true, true, false]),
+            json!(["root/scratch", false, false, false]),
+            json!([null, true, false, false]),
+        ]
+    );
+    assert_eq!(rows[1]["hashed"], hashed("@hashed", 1));
+    assert!(rows[1]["size"].as_u64() > Some(500), "{ended}");
+    assert_eq!(rows[3]["hashed"], hashed("@snippets", 1));
+    // Nothing of the archive was fetched.
+    let downloads = dropbox.requests().into_iter();
+    let mut downloads = downloads.filter(|seen| seen.endpoint == "/2/files/download");
+    assert!(downloads.all(|seen| seen.arg["path"] != DATA));
+    let text = host.run(&format!("extract --list {ID}"));
+    assert_eq!(text.status, Some(0), "{text}");
+    let line = text.out.lines().find(|line| line.starts_with("demo/website"));
+    assert!(line.is_some_and(|line| line.ends_with("repository, wiki")), "{text}");
+    assert!(text.out.lines().last().is_some_and(|line| line.contains(ID)), "{text}");
+    for arguments in ["extract", "extract demo/website", "extract --list demo/website 1_2", "extract --list --to /tmp"] {
+        assert_eq!(host.run(arguments).status, Some(2), "{arguments}");
+    }
+}
+
+#[test]
+fn a_project_is_found_by_whatever_names_it() {
+    if !there_is_git() {
+        return;
+    }
+    let (_dropbox, host) = stored(&RealBackup::new(1));
+    let disk = hashed("@hashed", 2);
+    let hash = disk.rsplit('/').next().expect("a hash");
+    for wanted in [
+        "demo/apps/shop",
+        "Demo/Apps/Shop",
+        "shop",
+        "/demo/apps/shop.git",
+        &disk,
+        &format!("{disk}.git"),
+        hash,
+    ] {
+        let ended = extract(&host, wanted);
+        assert_eq!(ended.status, Some(0), "{ended}");
+        assert_eq!(ended.json()["project"], "demo/apps/shop", "{wanted}");
+        assert_eq!(made(&host), ["shop.git".to_owned()].into(), "{wanted}");
+        fs::remove_dir_all(host.path("out")).expect("removed");
+    }
+    let snippet = extract(&host, &hashed("@snippets", 1));
+    assert_eq!(snippet.status, Some(0), "{snippet}");
+    assert_eq!(snippet.json()["repositories"][0]["refs"], 1);
+}
+
+#[test]
+fn an_empty_repository_comes_back_empty() {
+    if !there_is_git() {
+        return;
+    }
+    let (_dropbox, host) = stored(&RealBackup::new(1));
+    let ended = extract(&host, "root/scratch");
+    assert_eq!(ended.status, Some(0), "{ended}");
+    let rows = ended.json()["repositories"].clone();
+    assert_eq!((rows.as_array().map(Vec::len), &rows[0]["refs"]), (Some(1), &json!(0)));
+    let repository = host.path("out/scratch.git");
+    assert_eq!(ask(&repository, &["for-each-ref"]), "");
+    assert_eq!(ask(&repository, &["symbolic-ref", "HEAD"]).trim(), "refs/heads/main");
+}
+
+#[test]
+fn older_layouts_and_backups_of_another_program_can_be_extracted() {
+    if !there_is_git() {
+        return;
+    }
+    for (layout, version) in [
+        (Layout::Manifest, "16.11.0"),
+        (Layout::Pointer, "15.11.0"),
+        (Layout::Legacy, "15.2.0"),
+    ] {
+        let dropbox = Dropbox::start(Options::default());
+        let host = Host::new(PROGRAM, &dropbox);
+        let backup = RealBackup::new(2).layout(layout).version(version);
+        let folder = tempfile::tempdir().expect("a folder");
+        let paths = backup.write_into(folder.path(), folder.path(), STAMP);
+        for (kind, path) in [("Data", &paths.data), ("Config", &paths.config)] {
+            let name = path.file_name().expect("a name").to_string_lossy();
+            dropbox.put_file(&format!("/{kind}/{name}"), &fs::read(path).expect("read"));
+        }
+        let ended = extract(&host, &format!("demo/website {}", paths.id));
+        assert_eq!(ended.status, Some(0), "{ended}");
+        for told in ["no list of its members is stored", "no index of projects is stored"] {
+            assert!(ended.err.contains(told), "{ended}");
+        }
+        let out = host.path("out");
+        is_as_it_was(&out.join("website.git"), &backup, &format!("{}.git", hashed("@hashed", 1)));
+        assert!(out.join("website.wiki.git").is_dir(), "{layout:?}");
+        assert!(out.join("website.git/custom_hooks.tar").is_file(), "{layout:?}");
+    }
+}
+
+#[test]
+fn a_list_or_an_index_that_cannot_be_used_costs_only_time() {
+    if !there_is_git() {
+        return;
+    }
+    let (dropbox, host) = stored(&RealBackup::new(1));
+    let put = |ending: &str, bytes: &[u8]| {
+        let path = format!("/Manifests/{ID}.{ending}.gz");
+        dropbox.remove(&path);
+        dropbox.put_file(&path, bytes);
+    };
+    let list = dropbox.content(&format!("/Manifests/{ID}.members.gz"));
+    let shifted = support::backup::gunzip(&list);
+    let shifted = String::from_utf8(shifted).expect("text");
+    let shifted = shifted.replace(".bundle\",", ".bundle\",1");
+    for (ending, bytes, told) in [
+        ("projects", b"nothing".to_vec(), "the database dump is read instead"),
+        ("members", list[..list.len() / 2].to_vec(), "its headers are read instead"),
+        ("members", support::backup::gzip(shifted.as_bytes()), "headers are read instead"),
+    ] {
+        put(ending, &bytes);
+        let ended = extract(&host, "demo/website");
+        assert_eq!(ended.status, Some(0), "{ended}");
+        assert!(ended.err.contains(told), "{ended}");
+        assert_eq!(made(&host).len(), 2);
+        fs::remove_dir_all(host.path("out")).expect("removed");
+    }
+}

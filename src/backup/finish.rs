@@ -347,7 +347,7 @@ impl Run<'_> {
         shrunk
     }
 
-    /// The member list first, the manifest last.
+    /// Member list and index first, the manifest last.
     async fn store(
         &self,
         record: &Record,
@@ -356,13 +356,16 @@ impl Run<'_> {
         patience: &Patience,
     ) -> Result<(), Error> {
         let folder = destination.manifest_folder();
-        if let Some(members) = self.members(record) {
-            let path = format!("{folder}/{}.members.gz", record.backup_id);
-            let source: Arc<dyn Source> = Arc::new(members);
+        let index = record.project_index(self.job.state);
+        let index = index.and_then(|path| FileSource::open(&path).ok());
+        for (file, what) in [(self.members(record), "members"), (index, "projects")] {
+            let Some(file) = file else { continue };
+            let source: Arc<dyn Source> = Arc::new(file);
             // Rehearsing and restoring do without it.
             if source.len() <= LARGEST_SMALL_FILE
                 && let Some(hash) = hash(&source).await
             {
+                let path = format!("{folder}/{}.{what}.gz", record.backup_id);
                 destination.put(&path, &source, hash, patience).await?;
             }
         }

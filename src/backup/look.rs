@@ -1,7 +1,7 @@
 //! A look into an archive, and what is noted of it for its manifest.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,11 +10,13 @@ use flate2::write::GzEncoder;
 use serde_json::json;
 
 use super::Run;
-use super::record::{Record, RecordedArchive, members_folder, members_path};
+use super::record::{Record, RecordedArchive, members_folder, members_path, projects_path};
 use super::send::Ready;
 use crate::archive::{Archive, ArchiveKind, ArchiveName, Form, belonging};
 use crate::error::ErrorKind;
+use crate::extract;
 use crate::gitlab::inspect::{Inspection, look_into};
+use crate::gitlab::layout::is_database;
 use crate::http::source_error;
 use crate::local::{self, find_archives};
 use crate::manifest::secrets_fingerprint;
@@ -35,6 +37,15 @@ pub(super) struct Opened {
     pub(super) seen: Inspection,
     /// Of the secrets in it, see [`secrets_fingerprint`].
     pub(super) secrets: Option<String>,
+}
+
+/// What is noted of an archive beside its manifest: where.
+#[derive(Clone)]
+pub(super) struct Notes {
+    /// Where in the archive each file begins.
+    members: PathBuf,
+    /// Whose repositories are where in a data archive.
+    projects: PathBuf,
 }
 
 /// `gitlab-backup-cli` cannot copy first what GitLab goes on writing to. What changes while it is read is read so often
@@ -73,19 +84,19 @@ fn is_change(error: &io::Error) -> bool {
     source_error("", error).kind() == ErrorKind::SourceChanged
 }
 
-/// Opens an archive, brings it to the disk and looks into it; its members go into the list at `members`,
-/// if there is a place for it. A folder that changes meanwhile is opened anew, some times. The error says why the
+/// Opens an archive, brings it to the disk and looks into it; what is noted of it goes where
+/// `notes` says, if there is a place for it. A folder that changes meanwhile is opened anew, some times. The error says why the
 /// archive cannot be sent.
 pub(super) async fn open(
     archive: &Archive,
     skipped: &[String],
-    members: Option<PathBuf>,
+    notes: Option<Notes>,
 ) -> Result<Opened, String> {
     let (archive, skipped) = (archive.clone(), skipped.to_vec());
     let looking = tokio::task::spawn_blocking(move || {
         let mut reading = 1;
         loop {
-            match look(&archive.path, &archive.name, &skipped, members.as_deref()) {
+            match look(&archive.path, &archive.name, &skipped, notes.as_ref()) {
                 Ok(opened) => return Ok(opened),
                 Err(Unusable::Changed(what))
                     if archive.form == Form::Directory && reading < READINGS =>
@@ -106,15 +117,17 @@ fn look(
     path: &Path,
     name: &ArchiveName,
     skipped: &[String],
-    members: Option<&Path>,
+    notes: Option<&Notes>,
 ) -> Result<Opened, Unusable> {
     let source = local::open(path, name)?;
     // After a power cut the file must still be what its upload was begun with. On a read-only disk it is.
     let _ = source.sync();
     let fingerprint = source.fingerprint()?;
     // A list that cannot be written is left out: rehearsing and restoring do without it.
+    let members = notes.map(|notes| notes.members.as_path());
     let mut list = members.and_then(|path| MemberList::create(path, name).ok());
     let mut secrets = None;
+    let mut database = None;
     let mut each = |member: &Member| {
         if let Some(list) = &mut list {
             list.add(member);
@@ -122,9 +135,23 @@ fn look(
         if name.kind == ArchiveKind::Config && is_secrets(member) {
             secrets = fingerprint_of(&*source, member);
         }
+        if name.kind == ArchiveKind::Data && is_dump(member) {
+            database = Some(member.clone());
+        }
     };
     let mut seen = look_into(&*source, name, skipped, &mut each)?;
     seen.doubts.extend(source.left_out());
+    if let Some(notes) = notes {
+        // One of an earlier look may be of other bytes.
+        let _ = std::fs::remove_file(&notes.projects);
+        let skips = |skipped: &[String]| skipped.iter().any(|part| part == "db");
+        if let Some(database) = database
+            && !skips(skipped)
+            && !skips(&seen.contents.skipped)
+        {
+            index(&*source, name, &database, &notes.projects);
+        }
+    }
     if source.fingerprint()? != fingerprint {
         let what = "it changed while it was looked into".to_owned();
         return Err(Unusable::Changed(what));
@@ -145,6 +172,48 @@ fn is_secrets(member: &Member) -> bool {
     let path = member.path.strip_prefix(b".").unwrap_or(&member.path);
     let path = path.strip_prefix(b"/").unwrap_or(path);
     member.is_file && path == SECRETS && member.size <= LONGEST_SECRETS
+}
+
+fn is_dump(member: &Member) -> bool {
+    member.is_file && is_database(&String::from_utf8_lossy(&member.path))
+}
+
+/// Notes whose repositories are where. That it cannot be told costs only whoever extracts some time.
+fn index(source: &dyn Source, name: &ArchiveName, dump: &Member, path: &Path) {
+    let make = || {
+        let file =
+            private_file(OpenOptions::new().write(true).create(true).truncate(true)).open(path)?;
+        let dump = Part {
+            source,
+            offset: dump.offset,
+            end: dump.offset + dump.size,
+        };
+        extract::index::make(name.as_str(), dump, BufWriter::new(file))
+    };
+    if let Err(error) = make() {
+        tracing::debug!("no index of projects is made for {name}: {error}");
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// A part of an archive, read once.
+struct Part<'a> {
+    source: &'a dyn Source,
+    offset: u64,
+    end: u64,
+}
+
+impl Read for Part<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
+        let len = left.min(buf.len());
+        let n = self.source.read_at(self.offset, &mut buf[..len])?;
+        let end = self.offset + n as u64;
+        // What was read once is not pushed into the page cache.
+        self.source.release(self.offset..end);
+        self.offset = end;
+        Ok(n)
+    }
 }
 
 fn fingerprint_of(source: &dyn Source, member: &Member) -> Option<String> {
@@ -193,11 +262,13 @@ impl MemberList {
 }
 
 impl Run<'_> {
-    /// Where the member list of an archive goes; none if there is no place for it.
-    pub(super) fn members_path(&self, name: &ArchiveName) -> Option<PathBuf> {
+    /// Where what is noted of an archive goes; none if there is no place for it.
+    pub(super) fn notes(&self, name: &ArchiveName) -> Option<Notes> {
         let made = members_folder(self.job.state);
-        made.ok()
-            .map(|_| members_path(self.job.state, name.as_str()))
+        made.ok().map(|_| Notes {
+            members: members_path(self.job.state, name.as_str()),
+            projects: projects_path(self.job.state, name.as_str()),
+        })
     }
 
     /// Notes what is to be stored, for its manifest, before the first byte is sent. None if there is no data
@@ -278,8 +349,8 @@ impl Run<'_> {
     async fn companion(&self, data: &ArchiveName) -> Option<Ready> {
         let configs = find_archives(self.job.gitlab, ArchiveKind::Config).ok()?;
         let archive = belonging(data, &configs, |config| &config.name)?.clone();
-        let members = self.members_path(&archive.name);
-        let opened = open(&archive, &[], members).await.ok()?;
+        let notes = self.notes(&archive.name);
+        let opened = open(&archive, &[], notes).await.ok()?;
         let mut doubts = opened.seen.doubts.clone();
         doubts.extend(self.known_doubts(&archive, &opened));
         doubts.sort();

@@ -151,6 +151,12 @@ impl Record {
             .map(|archive| members_path(state, &archive.name));
         lists.filter(|path| path.is_file()).collect()
     }
+
+    /// The index of projects of its data archive, if it is still here.
+    pub fn project_index(&self, state: &StateDir) -> Option<PathBuf> {
+        let data = self.archive(ArchiveKind::Data)?;
+        Some(projects_path(state, &data.name)).filter(|path| path.is_file())
+    }
 }
 
 impl RecordedArchive {
@@ -170,6 +176,14 @@ pub fn members_path(state: &StateDir, archive: &str) -> PathBuf {
         .join(format!("{archive}.members.gz"))
 }
 
+/// Where the index of the projects in a data archive is kept until it is stored.
+pub fn projects_path(state: &StateDir, archive: &str) -> PathBuf {
+    state
+        .path()
+        .join(FOLDER)
+        .join(format!("{archive}.projects.gz"))
+}
+
 /// The folder of member lists, made if missing.
 pub fn members_folder(state: &StateDir) -> io::Result<PathBuf> {
     state.folder(FOLDER)
@@ -181,6 +195,7 @@ pub fn tidy(state: &StateDir) {
     let mut wanted: Vec<PathBuf> = Vec::new();
     for record in records.iter().filter(|record| !record.waiting.is_empty()) {
         wanted.extend(record.member_lists(state));
+        wanted.extend(record.project_index(state));
     }
     let done = records.iter().filter(|record| record.waiting.is_empty());
     let old = done.clone().count().saturating_sub(KEPT);
@@ -229,6 +244,8 @@ mod tests {
             record.save(&state).expect("saved");
             let list = members_path(&state, &format!("{}_gitlab_backup.tar", id(n)));
             fs::write(list, b"list").expect("written");
+            let index = projects_path(&state, &format!("{}_gitlab_backup.tar", id(n)));
+            fs::write(index, b"index").expect("written");
         }
         fs::write(dir.path().join(FOLDER).join("torn.json"), b"{\"form").expect("written");
         tidy(&state);
@@ -241,6 +258,6 @@ mod tests {
             .expect("folder")
             .flatten();
         let lists = lists.filter(|entry| entry.path().extension().is_some_and(|e| e == "gz"));
-        assert_eq!(lists.count(), 1);
+        assert_eq!(lists.count(), 2);
     }
 }

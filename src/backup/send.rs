@@ -56,11 +56,11 @@ impl Run<'_> {
             made_by_this_run,
             mut doubts,
         } = chosen;
-        let members = (!self.job.request.dry_run)
-            .then(|| self.members_path(&archive.name))
+        let notes = (!self.job.request.dry_run)
+            .then(|| self.notes(&archive.name))
             .flatten();
         let opened = tokio::select! {
-            opened = open(&archive, &self.job.gitlab.skip, members) => opened,
+            opened = open(&archive, &self.job.gitlab.skip, notes) => opened,
             signal = self.job.stop.requested() => Err(format!("stopped by {}", signal.name())),
         };
         let opened = opened.map_err(|error| {

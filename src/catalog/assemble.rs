@@ -6,12 +6,14 @@ use super::{Catalog, FileStatus, Missing, RECOVERY, StoredArchive, StoredBackup,
 use crate::archive::{ArchiveKind, ArchiveName, belonging};
 use crate::destination::Destination;
 use crate::manifest::{Manifest, Problem, Proof};
+use crate::seal::SUFFIX;
 
 /// Which of our files beside a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum OwnPart {
     Manifest,
     Members,
+    Projects,
     Proof,
 }
 
@@ -145,8 +147,14 @@ fn own_part(name: &str) -> Option<(String, OwnPart)> {
     let endings = [
         (".proof.json", OwnPart::Proof),
         (".members.gz", OwnPart::Members),
+        (".projects.gz", OwnPart::Projects),
         (".json", OwnPart::Manifest),
     ];
+    // Lists of what is in an encrypted archive are encrypted, too.
+    let plain = name
+        .strip_suffix(SUFFIX)
+        .filter(|name| name.ends_with(".gz"));
+    let name = plain.unwrap_or(name);
     let (id, part) = endings
         .iter()
         .find_map(|(ending, part)| Some((name.strip_suffix(ending)?, *part)))?;
