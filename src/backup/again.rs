@@ -21,9 +21,9 @@ pub async fn bring(job: &Job<'_>, archives: Vec<Archive>, now: DateTime<Utc>) ->
     let mut run = Run::new(job, String::new(), now);
     let mut all = Vec::new();
     for archive in archives {
-        let members = run.members_path(&archive.name);
+        let notes = run.notes(&archive.name);
         let opened = tokio::select! {
-            opened = open(&archive, &job.gitlab.skip, members) => opened,
+            opened = open(&archive, &job.gitlab.skip, notes) => opened,
             signal = job.stop.requested() => Err(format!("stopped by {}", signal.name())),
         };
         let opened = match opened {
