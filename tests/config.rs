@@ -253,7 +253,7 @@ fn keys_of_later_features_are_unknown() {
         let line = format!("line 4: unknown table `{table}`");
         assert_refused(&host, &host.run("run"), &[&line]);
     }
-    for key in ["token", "url", "stream", "token_file"] {
+    for key in ["token", "url", "token_file"] {
         let host = bare();
         host.write_config(&format!("{LEAST}[gitlab]\n{key} = \"{SECRET}\"\n"));
         let line = format!("line 5: unknown key `gitlab.{key}`");

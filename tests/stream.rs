@@ -178,6 +178,9 @@ fn the_bytes_are_those_of_the_parts_and_the_same_each_time() {
         .arg(&copy)
         .status();
     assert!(copied.expect("cp").success());
+    let staging = staging(&host);
+    assert_eq!(staging["status"], "ok", "{staging}");
+    assert!(staging["detail"].to_string().contains(ID), "{staging}");
     let dry = host.run("run --dry-run --only data --json");
     assert_eq!(dry.status, Some(0), "{dry}");
     assert_eq!(row(&dry.json(), ID)["uploads"][0]["status"], "would_upload");
@@ -244,6 +247,14 @@ fn gitlab_restores_what_was_streamed() {
     assert_eq!(ended.status, Some(0), "{ended}");
     assert_eq!(host.gitlab_state(), before);
     assert_eq!(archives(&dropbox), [stored(ID)]);
+}
+
+/// What `doctor` says of what lies in GitLab's folder.
+fn staging(host: &Host) -> Value {
+    let report = host.run("doctor --offline --json").json();
+    let checks = report["checks"].as_array().expect("checks");
+    let mut staging = checks.iter().filter(|check| check["check"] == "staging");
+    staging.next().expect("the check").clone()
 }
 
 #[test]
@@ -452,6 +463,10 @@ fn what_does_not_belong_together_is_neither_sent_nor_deleted_nor_written_over() 
         deed(&host.path(BACKUPS));
         let before = left(&host);
         host.set("STUB_NOW", "1702844983");
+        let staging = staging(&host);
+        assert_eq!(staging["status"], "failed", "{what}: {staging}");
+        let detail = staging["detail"].as_str().expect("a detail");
+        assert!(detail.contains(expected), "{what}: {staging}");
         for command in ["run --json", "run --skip-create --only data --json"] {
             let ended = host.run(command);
             assert_eq!(ended.status, Some(1), "{what}: {ended}");

@@ -16,7 +16,8 @@ const FOR_STATE: u64 = 16 * MIB;
 /// A backup needs a few files; below that a file system is full whatever its bytes say.
 const FEWEST_FILES: u64 = 100;
 
-/// While GitLab packs, its staging files and the archive are there at once; `STRATEGY=copy` takes another copy.
+/// While GitLab packs, its staging files and the archive are there at once, unless it is told not to pack;
+/// `STRATEGY=copy` takes another copy.
 pub(super) fn check(gitlab: &Settings, state: &StateDir, sizes: &[(ArchiveKind, u64)]) -> Check {
     const NAME: &str = "disk";
     let folder = &gitlab.data_dir;
@@ -44,20 +45,25 @@ pub(super) fn check(gitlab: &Settings, state: &StateDir, sizes: &[(ArchiveKind, 
             .hint("delete small files: `df -i` shows the disk, its bytes do not matter here");
     }
     let last = sizes.iter().find(|(kind, _)| *kind == ArchiveKind::Data);
-    let copies = if gitlab.copies_first() { 3 } else { 2 };
+    let copies = 1 + u64::from(!gitlab.stream) + u64::from(gitlab.copies_first());
     let free = free(&disk);
     match last {
         Some((_, last)) if free < last.saturating_mul(copies) => {
             let what = format!(
-                "{}: {} free on this disk; GitLab needs about {} to pack an archive like the last one ({})",
+                "{}: {} free on this disk; GitLab needs about {} to make an archive like the last one ({})",
                 folder.display(),
                 Size(free),
                 Size(last.saturating_mul(copies)),
                 Size(*last)
             );
-            Check::failed(NAME, &what).hint(
-                "delete old archives that are stored elsewhere (`local` in [retention] does), or skip parts (`gitlab.skip`)",
-            )
+            let unpacked = if gitlab.stream {
+                ""
+            } else {
+                "let it leave its backup unpacked, which needs half (`gitlab.stream = true`), "
+            };
+            Check::failed(NAME, &what).hint(format!(
+                "delete old archives that are stored elsewhere (`local` in [retention] does), {unpacked}or skip parts (`gitlab.skip`)"
+            ))
         }
         Some((_, last)) => {
             let what = format!(

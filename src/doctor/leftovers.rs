@@ -11,6 +11,7 @@ use chrono::Utc;
 use super::Check;
 use crate::archive::{ArchiveKind, ArchiveName, Form, newest};
 use crate::gitlab::host::Settings;
+use crate::gitlab::parts::{self, Found};
 use crate::local::find_archives;
 use crate::source::file::FileSource;
 use crate::tar::{Members, TarError};
@@ -57,6 +58,22 @@ pub(super) fn check(gitlab: &Settings, running: bool) -> Check {
         Owner::Gone(_) | Owner::None => {}
     }
     let data = &gitlab.data_dir;
+    let mut unsent = None;
+    if gitlab.stream {
+        match parts::look(data) {
+            Ok(Found::Parts(parts)) => {
+                let (name, shown) = (parts.name, data.display());
+                let what = format!("{shown}: the parts of {name} lie there");
+                let hint = "the next run sends what of them is not stored yet, and removes them";
+                unsent = Some(Check::ok(NAME, what).hint(hint));
+            }
+            Ok(Found::Refused(why)) => {
+                let (what, hint) = why.split_once("\n  ").unwrap_or((&why, ""));
+                return Check::failed(NAME, what).hint(hint);
+            }
+            Ok(Found::Unfinished(_) | Found::Nothing) | Err(_) => {}
+        }
+    }
     let names = match fs::read_dir(data) {
         Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()),
         Err(error) => return Check::skipped(NAME, format!("{}: {error}", data.display())),
@@ -65,7 +82,7 @@ pub(super) fn check(gitlab: &Settings, running: bool) -> Check {
         .filter(|name| is_staged(name, &data.join(name)))
         .collect();
     left.sort();
-    if !left.is_empty() {
+    if unsent.is_none() && !left.is_empty() {
         let what = format!(
             "{}: a backup that did not end left {}",
             data.display(),
@@ -89,6 +106,9 @@ pub(super) fn check(gitlab: &Settings, running: bool) -> Check {
             )
             .hint(format!("it is of no use: sudo rm {shown}"));
         }
+    }
+    if let Some(unsent) = unsent {
+        return unsent;
     }
     match owner {
         Owner::Gone(pid) => Check::ok(

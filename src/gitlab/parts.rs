@@ -299,3 +299,152 @@ fn name_of(information: &Information) -> Result<(ArchiveName, i64), String> {
     }
     Ok((name, stamp))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "1702758583_2023_12_16_17.8.2";
+
+    fn information(skipped: &str, more: &str) -> String {
+        format!(
+            ":db_version: '1'\n:backup_created_at: 2023-12-16 20:29:43.000000000 Z\n:gitlab_version: 17.8.2\n\
+             :tar_version: tar\n:skipped: {skipped}\n{more}"
+        )
+    }
+
+    /// A folder with these parts (a folder, if its name has no dot) and this information.
+    fn folder(parts: &[&str], information: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        for part in parts {
+            let path = dir.path().join(part);
+            if part.contains('.') {
+                fs::write(path, "x").expect("written");
+            } else {
+                fs::create_dir(path).expect("made");
+            }
+        }
+        if !information.is_empty() {
+            fs::write(dir.path().join(INFORMATION), information).expect("written");
+        }
+        dir
+    }
+
+    #[test]
+    fn the_parts_of_a_backup_are_found_in_gitlabs_order_and_nothing_else() {
+        let parts = [
+            "tmp",
+            "uploads.tar.gz",
+            "lfs.tar.gz",
+            "artifacts.tar.gz",
+            "repositories",
+            "notes.txt",
+            "db",
+            "1702758583_2023_12_16_17.8.2_gitlab_backup.tar",
+            "uploads",
+        ];
+        for (skipped, more, expected) in [
+            (
+                "tar",
+                format!(":backup_id: {ID}\n"),
+                "db repositories uploads.tar.gz artifacts.tar.gz lfs.tar.gz",
+            ),
+            // GitLab before 15: no ID.
+            (
+                "artifacts,tar",
+                String::new(),
+                "db repositories uploads.tar.gz lfs.tar.gz",
+            ),
+            (
+                "tar,db,repositories",
+                String::new(),
+                "uploads.tar.gz artifacts.tar.gz lfs.tar.gz",
+            ),
+        ] {
+            let dir = folder(&parts, &information(skipped, &more));
+            let Found::Parts(found) = look(dir.path()).expect("looked") else {
+                panic!("{skipped}");
+            };
+            assert_eq!(found.name.backup_id(), Some(ID));
+            let members = found.members.iter().map(|name| name.to_string_lossy());
+            let members = members.collect::<Vec<_>>().join(" ");
+            assert_eq!(members, format!("{INFORMATION} {expected}"));
+            assert_eq!(found.left_out, [""; 0]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_backup_says_why() {
+        let id = |id: &str| information("tar", &format!(":backup_id: {id}\n"));
+        let without = |key: &str| {
+            let text = id(ID);
+            let lines = text.lines().filter(|line| !line.starts_with(key));
+            lines.map(|line| line.to_owned() + "\n").collect::<String>()
+        };
+        let contradiction = "contradicts the time or the version";
+        let unfinished = |what| Some((false, what));
+        let refused = |what| Some((true, what));
+        for (part, text, expected) in [
+            ("notes.txt", String::new(), None),
+            ("db", String::new(), unfinished("did not come to its end")),
+            ("db", information("''", ""), unfinished("was about to pack")),
+            ("db", "\n\u{1}\n".into(), refused("line 2 of it is none")),
+            (
+                "db",
+                id("dump"),
+                refused("`dump` is none that GitLab makes"),
+            ),
+            (
+                "db",
+                id("1702758583_2023_12_16_17.8.3"),
+                refused(contradiction),
+            ),
+            (
+                "db",
+                id("1702758584_2023_12_16_17.8.2"),
+                refused(contradiction),
+            ),
+            ("db", without(":gitlab_version"), refused("which version")),
+            (
+                "db",
+                without(":backup_created_at"),
+                refused("when the backup was begun"),
+            ),
+            (
+                "repositories",
+                id(ID),
+                refused("db, the folder of the database"),
+            ),
+            ("db", "x".repeat(1 << 21), refused("it is no file")),
+        ] {
+            let dir = folder(&[part], &text);
+            match (look(dir.path()).expect("looked"), expected) {
+                (Found::Nothing, None) => {}
+                (Found::Unfinished(what), Some((false, expected)))
+                | (Found::Refused(what), Some((true, expected))) => {
+                    assert!(what.contains(expected), "{what}");
+                }
+                (found, expected) => panic!("{found:?} instead of {expected:?}"),
+            }
+        }
+        let dir = folder(&["db"], "");
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join(INFORMATION)).expect("a link");
+        assert!(matches!(look(dir.path()), Ok(Found::Refused(_))));
+        assert!(look(&dir.path().join("missing")).is_err());
+    }
+
+    #[test]
+    fn an_incremental_backup_goes_on_in_older_repositories() {
+        let full = ":full_backup_id: 1702000000_2023_12_08_17.8.2\n";
+        for (more, is_taken) in [(full, true), ("", false)] {
+            let more = format!(":backup_id: {ID}\n{more}");
+            let dir = folder(&["db", "repositories"], &information("tar", &more));
+            let long_ago = std::time::SystemTime::UNIX_EPOCH;
+            File::open(dir.path().join("repositories"))
+                .and_then(|folder| folder.set_modified(long_ago))
+                .expect("its time");
+            let found = look(dir.path()).expect("looked");
+            assert_eq!(matches!(found, Found::Parts(_)), is_taken, "{found:?}");
+        }
+    }
+}

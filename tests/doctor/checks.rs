@@ -232,9 +232,9 @@ fn each_check_of_room_fails_alone() {
             ..case(
                 "disk",
                 |host, _| record(host, "ok", 2, 1 << 60, None),
-                "/host/var/opt/gitlab/backups: … free on this disk; GitLab needs about 2097152.0 TiB to pack an archive \
+                "/host/var/opt/gitlab/backups: … free on this disk; GitLab needs about 2097152.0 TiB to make an archive \
                  like the last one (1048576.0 TiB)\n=> delete old archives that are stored elsewhere (`local` in \
-                 [retention] does), or skip parts (`gitlab.skip`)",
+                 [retention] does), let it leave its backup unpacked, which needs half (`gitlab.stream = true`), or skip parts (`gitlab.skip`)",
             )
         },
     ] {

@@ -152,3 +152,110 @@ fn naming(path: &Path, error: io::Error) -> io::Error {
 fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "1702758583_2023_12_16_17.8.2";
+    const MEMBERS: [&str; 4] = [INFORMATION, "db", "repositories", "uploads.tar.gz"];
+
+    fn folder() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        for name in ["db", "repositories/@hashed"] {
+            fs::create_dir_all(dir.path().join(name)).expect("made");
+        }
+        for name in [
+            INFORMATION,
+            "db/database.sql.gz",
+            "uploads.tar.gz",
+            "notes.txt",
+        ] {
+            fs::write(dir.path().join(name), name).expect("written");
+        }
+        std::os::unix::fs::symlink("../notes.txt", dir.path().join("db/link")).expect("a link");
+        dir
+    }
+
+    fn left(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).expect("a folder");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<_> = names
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn listed(dir: &Path) -> Vec<Listed> {
+        let list = MEMBERS.iter().map(|name| {
+            let metadata = fs::symlink_metadata(dir.join(name)).expect("a part");
+            Listed::new(name, &metadata)
+        });
+        list.collect()
+    }
+
+    #[test]
+    fn only_the_parts_go_and_only_if_they_are_unchanged() {
+        let dir = folder();
+        let name = ArchiveName::of_backup(ID).expect("a name");
+        let members = MEMBERS.map(OsString::from);
+        let before = left(dir.path());
+        assert!(!remove(dir.path(), &name, &members, || Ok(false)).expect("looked"));
+        assert_eq!(left(dir.path()), before);
+        assert!(remove(dir.path(), &name, &members, || Ok(true)).expect("removed"));
+        assert_eq!(left(dir.path()), ["notes.txt"]);
+    }
+
+    #[test]
+    fn whenever_it_was_killed_the_next_run_finishes() {
+        // Killed when the folder was made, when a part of the list was written, and after each move.
+        for moved in 0..=MEMBERS.len() + 2 {
+            let dir = folder();
+            let list = listed(dir.path());
+            let sent = dir.path().join(format!("{PREFIX}{ID}"));
+            fs::create_dir(&sent).expect("made");
+            let text = serde_json::to_vec(&list).expect("a list");
+            match moved {
+                0 => {}
+                1 => fs::write(sent.join(LIST), &text[..text.len() / 2]).expect("written"),
+                _ => fs::write(sent.join(LIST), &text).expect("written"),
+            }
+            for name in MEMBERS.iter().take(moved.saturating_sub(2)) {
+                fs::rename(dir.path().join(name), sent.join(name)).expect("moved");
+            }
+            let finished = finish_removals(dir.path()).expect("finished");
+            assert_eq!(finished, [ID], "{moved}");
+            let mut expected = vec!["notes.txt"];
+            if moved < 2 {
+                expected.extend(MEMBERS);
+                expected.sort_unstable();
+            }
+            assert_eq!(left(dir.path()), expected, "{moved}");
+            assert_eq!(finish_removals(dir.path()).expect("nothing"), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn what_came_in_between_stays() {
+        let dir = folder();
+        let mut list = listed(dir.path());
+        // GitLab has made a new database meanwhile, and somebody has written a list of his own.
+        fs::rename(dir.path().join("db"), dir.path().join("old")).expect("moved");
+        fs::create_dir(dir.path().join("db")).expect("made");
+        let notes = fs::symlink_metadata(dir.path().join("notes.txt")).expect("a file");
+        list.push(Listed::new("notes.txt", &notes));
+        list.push(Listed::new("../notes.txt", &notes));
+        let sent = dir.path().join(format!("{PREFIX}{ID}"));
+        fs::create_dir(&sent).expect("made");
+        fs::write(sent.join(LIST), serde_json::to_vec(&list).expect("a list")).expect("written");
+        // Neither a link nor another name is ours.
+        let link = format!("{PREFIX}1702844983_2023_12_17_17.8.2");
+        std::os::unix::fs::symlink("old", dir.path().join(&link)).expect("a link");
+        let mine = format!("{PREFIX}mine");
+        fs::create_dir(dir.path().join(&mine)).expect("made");
+        assert_eq!(finish_removals(dir.path()).expect("finished"), [ID]);
+        assert_eq!(left(dir.path()), [&link, &mine, "db", "notes.txt", "old"]);
+        assert_eq!(left(&dir.path().join("old")).len(), 2);
+    }
+}
