@@ -175,20 +175,33 @@ impl Run<'_> {
         }
     }
 
-    /// Where an archive should be and is not known to be, after what this run did.
+    /// Where an archive should be and is not known to be, after what this run did. A place that may be absent, and
+    /// is, has no row: it is not waited for.
     fn lacking(&self, ready: &Ready) -> Vec<String> {
         let rows = || {
             let rows = self.report.archives.iter();
             let of_it = rows.filter(|row| row.name == ready.archive.name.as_str());
             of_it.flat_map(|row| &row.uploads)
         };
-        let places = self.job.destinations.iter();
-        let taking = places.filter(|place| place.takes(ArchiveKind::Data));
-        let lacking = taking.filter(|place| {
-            let mut there = rows().filter(|upload| upload.destination == place.name());
-            !there.any(|upload| upload.status.is_stored() && upload.verified)
-        });
-        lacking.map(|place| place.name().to_owned()).collect()
+        let is_asked = |name: &str| self.job.taking_part().any(|place| place.name() == name);
+        let mut lacking = Vec::new();
+        let mut proved = 0;
+        for place in self.job.destinations {
+            if !place.takes(ArchiveKind::Data) {
+                continue;
+            }
+            let row = rows().find(|upload| upload.destination == place.name());
+            let is_there = row.map(|upload| upload.status.is_stored() && upload.verified);
+            let is_absent = row.is_none() && place.is_optional() && is_asked(place.name());
+            proved += usize::from(is_there == Some(true));
+            if is_there != Some(true) && !is_absent {
+                lacking.push(place.name().to_owned());
+            }
+        }
+        if proved == 0 && lacking.is_empty() {
+            lacking.push("any destination".to_owned());
+        }
+        lacking
     }
 
     /// Whether every place had it before this run.

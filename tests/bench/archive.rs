@@ -36,6 +36,11 @@ impl Archive {
         Archive { folder, size, hash }
     }
 
+    /// One that is there already.
+    pub fn ready(folder: TempDir, size: u64, hash: Digest) -> Archive {
+        Archive { folder, size, hash }
+    }
+
     /// The folder it lies in.
     pub fn folder(&self) -> &Path {
         self.folder.path()

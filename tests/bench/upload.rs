@@ -19,6 +19,7 @@ mod measure;
 mod parts;
 mod readback;
 mod server;
+mod stream;
 mod tables;
 
 #[path = "../support/backup/mod.rs"]
@@ -38,13 +39,14 @@ use crate::tables::Bars;
 type Part = fn(&[Client], &mut Bars);
 
 /// What can be asked for by name, in the order it is run.
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("startup", parts::startup),
     ("speed", parts::speed),
     ("line", parts::line),
     ("restart", parts::restart),
     ("memory", parts::memory),
     ("cache", parts::cache),
+    ("stream", stream::stream),
     ("rehearse", readback::rehearse),
     ("restore", readback::restore),
 ];
