@@ -111,7 +111,7 @@ impl S3 {
                 .args(["serve", "s3", "--config", "/dev/null", "--auth-key"])
                 .arg(format!("{KEY_ID},{SECRET}"))
                 .args(["--addr", &format!("127.0.0.1:{port}")])
-                .args(["--vfs-cache-mode", "off", "--dir-cache-time", "0s"])
+                .args(["--vfs-cache-mode", "off"])
                 .arg(path.join("served"));
             if tls {
                 command.arg("--cert").arg(&certificate);

@@ -95,10 +95,12 @@ pub fn round_trip(host: &Host) {
     ok(host, "run --skip-create --no-prune");
     let backups = ok(host, "list --destination there --json").json();
     assert_eq!(backups["backups"].as_array().map(Vec::len), Some(2));
-    ok(host, "prune --destination there");
+    // The newest that was rehearsed is kept, too.
+    ok(host, "rehearse --destination there");
+    let pruned = ok(host, "prune --destination there --json");
     let listed = ok(host, "list --destination there --json").json();
     let backups = listed["backups"].as_array().expect("backups");
-    assert_eq!(backups.len(), 1, "{listed}");
+    assert_eq!(backups.len(), 1, "{pruned}");
     assert_ne!(backups[0]["backup_id"], ID, "{listed}");
     ok(host, "verify --destination there");
 }

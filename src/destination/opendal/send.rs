@@ -101,6 +101,17 @@ impl Freight<'_> {
         Error::new(kind, self.action, what)
     }
 
+    /// Says how much has arrived by now, which renews patience.
+    fn tell(&self, ledger: &Ledger, patience: &Patience) {
+        let news = ledger.news();
+        if news > 0 {
+            patience.renew();
+            if let Some(progress) = self.progress {
+                progress.add(news);
+            }
+        }
+    }
+
     /// Reads a range and hashes it, and says whether the source is still what it was.
     async fn take(
         &self,
@@ -336,7 +347,7 @@ impl OpenDal {
             }
         };
         let certain = self
-            .close(freight, &mut writer, conditional, patience)
+            .close(freight, &mut writer, &ledger, conditional, patience)
             .await?;
         let found = self.stat(freight.path, patience).await?;
         let found = found.and_then(|entry| entry.file);
@@ -379,21 +390,13 @@ impl OpenDal {
         patience: &Patience,
     ) -> Result<Digest, Error> {
         let mut hasher = ContentHasher::default();
-        let mut told = 0;
         for range in parts(freight.source.len()) {
             let part;
             (part, hasher) = freight.take(range, hasher).await?;
             retry(&self.wire.pause, patience, async || {
                 let written = writer.write(part.clone()).await;
                 // Others arrive while one waits for another try.
-                let arrived = ledger.arrived();
-                if arrived > told {
-                    patience.renew();
-                    if let Some(progress) = freight.progress {
-                        progress.add(arrived - told);
-                    }
-                    told = arrived;
-                }
+                freight.tell(ledger, patience);
                 written.map_err(|error| self.error(freight.action, &error))
             })
             .await?;
@@ -407,6 +410,7 @@ impl OpenDal {
         &self,
         freight: &Freight<'_>,
         writer: &mut Writer,
+        ledger: &Ledger,
         conditional: bool,
         patience: &Patience,
     ) -> Result<bool, Halt> {
@@ -419,6 +423,7 @@ impl OpenDal {
         let closed = retry(&self.wire.pause, patience, async || {
             tries += 1;
             let closed = writer.close().await;
+            freight.tell(ledger, patience);
             closed.map_err(|error| self.error(freight.action, &error))
         });
         let error = match closed.await {

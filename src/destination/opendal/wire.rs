@@ -52,18 +52,20 @@ impl Wire {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     arrived: AtomicU64,
+    told: AtomicU64,
     unproven: AtomicBool,
 }
 
 impl Ledger {
-    /// Bytes that have arrived, by the word of the service.
-    pub(super) fn arrived(&self) -> u64 {
-        self.arrived.load(Ordering::Relaxed)
+    /// Bytes that have arrived, by the word of the service, since this was asked last.
+    pub(super) fn news(&self) -> u64 {
+        let arrived = self.arrived.load(Ordering::Relaxed);
+        arrived.saturating_sub(self.told.swap(arrived, Ordering::Relaxed))
     }
 
     /// Whether the service has shown for every body that it got what was sent.
     pub(super) fn is_proven(&self) -> bool {
-        self.arrived() > 0 && !self.unproven.load(Ordering::Relaxed)
+        self.arrived.load(Ordering::Relaxed) > 0 && !self.unproven.load(Ordering::Relaxed)
     }
 }
 
