@@ -239,11 +239,11 @@ impl Run<'_> {
             };
             let missing = || {
                 let refused = (kind == ArchiveKind::Data).then(|| refused_parts(self.job.gitlab));
-                let folder = folder.display();
-                let half = self.unfinished_now(kind).map_or_else(String::new, |half| {
-                    format!(": {} {}", half.path.display(), half.why)
-                });
                 refused.flatten().unwrap_or_else(|| {
+                    let folder = folder.display();
+                    let half = self.unfinished_now(kind).map_or_else(String::new, |half| {
+                        format!(": {} {}", half.path.display(), half.why)
+                    });
                     format!(
                         "the {kind} backup command ended well, but left no new archive in {folder}{half}\n  \
                          check `gitlab.{kind}_dir`, and GitLab's own setting for that folder"

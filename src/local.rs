@@ -64,28 +64,14 @@ pub fn find_parts(folder: &Path) -> io::Result<Option<Archive>> {
 
 /// Opens what lies at `path` as the archive `name`: a file, or a folder or parts, whose tar is never written.
 pub fn open(path: &Path, name: &ArchiveName) -> io::Result<Arc<dyn Source>> {
+    if name.folder().is_some() && fs::symlink_metadata(path)?.is_dir() {
+        return directory(path, name);
+    }
     if parts::is_information(path) {
         let (folder, parts) = parts::named(path, name)?;
         return Ok(Arc::new(open_parts(&folder, &parts)?));
     }
-    if name.folder().is_some() && fs::symlink_metadata(path)?.is_dir() {
-        return directory(path, name);
-    }
     Ok(Arc::new(FileSource::open(path)?))
-}
-
-fn open_parts(folder: &Path, parts: &Parts) -> io::Result<Tree> {
-    Ok(Tree::open(folder, &parts.members)?.lacking(parts.left_out.clone()))
-}
-
-/// Removes the parts at `path`, those of the backup `name`, if they still are what `expected` says; whether they
-/// were. Blocks the thread.
-pub fn remove_parts(path: &Path, name: &ArchiveName, expected: &Fingerprint) -> io::Result<bool> {
-    let (folder, parts) = parts::named(path, name)?;
-    let tree = open_parts(&folder, &parts)?;
-    parts::remove(&folder, name, &parts.members, || {
-        Ok(tree.fingerprint()? == *expected)
-    })
 }
 
 /// The tar of a folder, under whose name everything in it lies.
@@ -100,4 +86,18 @@ fn directory(path: &Path, name: &ArchiveName) -> io::Result<Arc<dyn Source>> {
         ));
     }
     Ok(Arc::new(Tree::open(above, &[id.into()])?))
+}
+
+fn open_parts(folder: &Path, parts: &Parts) -> io::Result<Tree> {
+    Ok(Tree::open(folder, &parts.members)?.lacking(parts.left_out.clone()))
+}
+
+/// Removes the parts at `path`, those of the backup `name`, if they still are what `expected` says; whether they
+/// were. Blocks the thread.
+pub fn remove_parts(path: &Path, name: &ArchiveName, expected: &Fingerprint) -> io::Result<bool> {
+    let (folder, parts) = parts::named(path, name)?;
+    let tree = open_parts(&folder, &parts)?;
+    parts::remove(&folder, name, &parts.members, || {
+        Ok(tree.fingerprint()? == *expected)
+    })
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeZone, Utc};
 use serde::Serialize;
 
-use crate::archive::ArchiveKind;
+use crate::archive::{ArchiveKind, Form};
 use crate::catalog::{Catalog, StoredBackup, StoredFile};
 use crate::destination::Destination;
 use crate::error::Error;
@@ -286,7 +286,8 @@ pub async fn prune<Tz: TimeZone>(
     }
     for kind in ArchiveKind::ALL {
         // Where GitLab is not, there is nothing to delete.
-        let archives = find_archives(request.gitlab, kind).unwrap_or_default();
+        let mut archives = find_archives(request.gitlab, kind).unwrap_or_default();
+        archives.retain(|archive| archive.form != Form::Parts);
         let plan = local::plan(
             &archives,
             keep,

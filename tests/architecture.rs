@@ -13,6 +13,7 @@ const FLOORS: [(u8, &[&str]); 4] = [
         1,
         &[
             "archive",
+            "archive/*",
             "content_hash",
             "error",
             "http",

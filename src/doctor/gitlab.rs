@@ -13,7 +13,7 @@ use super::disk::way_out;
 use super::schedule::Plan;
 use super::{Check, CheckStatus};
 use crate::archive::ArchiveKind;
-use crate::gitlab::host::{Settings, program};
+use crate::gitlab::host::{Engine, Settings, program};
 use crate::gitlab::installed::{Installed, installed};
 use crate::gitlab::keep_time::{KeepTime, keep_time as read_keep_time};
 use crate::state::can_make_files;
@@ -35,9 +35,12 @@ fn commands(gitlab: &Settings) -> Check {
             Ok(path) => found.push(path.display().to_string()),
             Err(name) => {
                 let what = format!("{name} is not on this machine, or cannot be run");
-                return Check::failed(NAME, &what).hint(format!(
-                    "is GitLab installed? if it is elsewhere, set `gitlab.{kind}_command`"
-                ));
+                let hint = if name == Engine::GitlabBackupCli.program() {
+                    "GitLab has it since 17.0, in /opt/gitlab/bin; for an older one leave `gitlab.engine` out".to_owned()
+                } else {
+                    format!("is GitLab installed? if it is elsewhere, set `gitlab.{kind}_command`")
+                };
+                return Check::failed(NAME, &what).hint(hint);
             }
         }
     }
@@ -109,7 +112,10 @@ fn folders(gitlab: &Settings) -> Check {
     if let Err(error) = usable(data) {
         return fail(data, &error);
     }
-    if let Some(check) = of_gitlab(gitlab) {
+    // The other tool runs as whoever calls it.
+    if gitlab.engine == Engine::GitlabBackup
+        && let Some(check) = of_gitlab(gitlab)
+    {
         return check;
     }
     // `gitlab-ctl backup-etc` makes it, but not the one above.
@@ -180,6 +186,13 @@ fn may_write((mode, owner, group): (u32, u32, u32), user: u32, users_group: u32)
 /// What GitLab deletes before the next run comes could be the only archive that no destination holds yet.
 pub(super) fn keep_time(gitlab: &Settings, plan: Option<&Plan>) -> Check {
     const NAME: &str = "backup_keep_time";
+    if gitlab.engine == Engine::GitlabBackupCli {
+        let program = Engine::GitlabBackupCli.program();
+        let check = Check::ok(NAME, format!("{program} deletes no backups by itself"));
+        return check.hint(
+            "what is to go from this machine is said by `local` in [retention]; config archives still go by GitLab's own setting",
+        );
+    }
     let path = gitlab.etc_dir.join("gitlab.rb");
     let shown = path.display();
     let keep = match read_keep_time(&gitlab.etc_dir) {

@@ -10,9 +10,10 @@ use chrono::Utc;
 
 use super::Check;
 use crate::archive::{ArchiveKind, ArchiveName, Form, newest};
-use crate::gitlab::host::Settings;
+use crate::gitlab::cli::Unfinished;
+use crate::gitlab::host::{Engine, Settings};
 use crate::gitlab::parts::{self, Found};
-use crate::local::find_archives;
+use crate::local::{find_archives, half_made};
 use crate::source::file::FileSource;
 use crate::tar::{Members, TarError};
 
@@ -82,6 +83,32 @@ pub(super) fn check(gitlab: &Settings, running: bool) -> Check {
         .filter(|name| is_staged(name, &data.join(name)))
         .collect();
     left.sort();
+    let (by_cli, at_work) = of_cli(gitlab);
+    if let Some(process) = at_work {
+        let program = Engine::GitlabBackupCli.program();
+        return Check::ok(
+            NAME,
+            format!("{program} makes a backup now (process {process})"),
+        );
+    }
+    if let Some(first) = by_cli.first() {
+        let paths: Vec<_> = by_cli
+            .iter()
+            .map(|half| half.path.display().to_string())
+            .collect();
+        let more = match by_cli.len() {
+            1 => String::new(),
+            count => format!(", and {} more", count - 1),
+        };
+        let what = format!(
+            "{} {}{more}: a backup that did not end left it",
+            paths[0], first.why
+        );
+        return Check::failed(NAME, &what).hint(format!(
+            "if GitLab makes no backup now, delete it: sudo rm -r {}",
+            paths.join(" ")
+        ));
+    }
     if unsent.is_none() && !left.is_empty() {
         let what = format!(
             "{}: a backup that did not end left {}",
@@ -121,6 +148,14 @@ pub(super) fn check(gitlab: &Settings, running: bool) -> Check {
         )),
         _ => Check::ok(NAME, "no backup that did not end has left anything"),
     }
+}
+
+/// What `gitlab-backup-cli` left, and the process that still works in one of them.
+fn of_cli(gitlab: &Settings) -> (Vec<Unfinished>, Option<u32>) {
+    let left = half_made(gitlab);
+    let works = |process: &u32| matches!(owner_of(*process), Owner::Gitlab(_));
+    let at_work = left.iter().filter_map(|half| half.process).find(works);
+    (left, at_work)
 }
 
 /// Whether something is what GitLab stages: a folder or file of a name it uses, not empty.
@@ -194,6 +229,10 @@ fn owner(pid_file: &Path) -> Owner {
     let Some(pid) = text.and_then(|text| text.trim().parse::<u32>().ok()) else {
         return Owner::None;
     };
+    owner_of(pid)
+}
+
+fn owner_of(pid: u32) -> Owner {
     let command = match fs::read(format!("/proc/{pid}/cmdline")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Owner::Gone(pid),
         command => command.unwrap_or_default(),

@@ -127,6 +127,7 @@ impl Settings {
             for (key, is_set) in [
                 ("skip", !settings.skip.is_empty()),
                 ("strategy", !settings.strategy.is_empty()),
+                ("stream", settings.stream),
             ] {
                 if is_set {
                     section.fault(

@@ -35,11 +35,7 @@ pub(super) fn plan(
     refused: Option<&str>,
     now: DateTime<Utc>,
 ) -> LocalPlan {
-    // Unpacked parts go as soon as they are sent, and are none of retention's.
-    let mut newest_first: Vec<_> = archives
-        .iter()
-        .filter(|archive| archive.form != Form::Parts)
-        .collect();
+    let mut newest_first: Vec<_> = archives.iter().collect();
     newest_first.sort_by(|a, b| b.name.age_order(&a.name));
     let mut plan = LocalPlan {
         rows: Vec::new(),
@@ -100,8 +96,8 @@ pub(super) fn carry_out(plan: &LocalPlan) -> (Vec<Pruned>, Vec<String>) {
         let deleted = match archive.form {
             Form::File => delete_file(archive, *stored),
             Form::Directory => directory::delete(archive, *stored),
-            // Never planned.
-            Form::Parts => Ok(false),
+            // They are not kept, and go when every place has them.
+            Form::Parts => continue,
         };
         match deleted {
             Ok(true) => {

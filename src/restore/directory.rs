@@ -6,40 +6,35 @@
 //! none is reached by a path, but from open folder to open folder. What is interrupted is begun anew, unless it was
 //! whole already.
 
+mod write;
+
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, mkdirat, openat, renameat_with, unlinkat};
+use rustix::fs::{AtFlags, Mode, RenameFlags, mkdirat, renameat_with, unlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use self::write::{Ended, write};
 use super::download::{Present, mismatch};
 use super::target::Folder;
-use super::unpack::Attributes;
 use super::{Halt, Job, Wish};
 use crate::archive::ArchiveName;
-use crate::content_hash::{ContentHasher, Digest, hash_source};
+use crate::content_hash::{Digest, hash_source};
 use crate::destination::Destination;
 use crate::destination::fetch::{fetch, pipe};
-use crate::error::printable;
 use crate::gitlab::cli::INFORMATION;
 use crate::local;
 use crate::local::remove::{empty, open_folder};
 use crate::progress::Progress;
 use crate::retry::Patience;
-use crate::tar::stream::TarStream;
-use crate::tar::{Entry, EntryKind, TarError};
 
 /// Hex digits of the content in the hidden folder's name.
 const DIGITS: usize = 16;
-/// GitLab's folders are eight deep.
-const DEEPEST: usize = 64;
-/// Of one name, in bytes: what file systems take.
-const LONGEST_NAME: usize = 255;
 
 /// The name of the folder that an archive is the tar of.
 pub(super) fn folder_of(wish: &Wish) -> Option<String> {
@@ -299,14 +294,6 @@ fn is_hidden(name: &str, id: &str) -> bool {
     })
 }
 
-/// Why a tar was not unpacked to its end.
-#[derive(Debug)]
-enum Ended {
-    Fetching(String),
-    Refused(String),
-    Writing(String),
-}
-
 /// Brings the whole tar through, and returns its content hash when all is on the disk.
 async fn transfer(
     job: &Job<'_>,
@@ -343,179 +330,5 @@ async fn transfer(
     match fetched {
         Err(error) => Err(Ended::Fetching(error.to_string())),
         Ok(()) => written,
-    }
-}
-
-/// Unpacks a tar whose members all lie in the folder `id` into the folder `root`. Blocks the thread.
-fn write(input: impl Read, root: &OwnedFd, id: &str) -> Result<Digest, Ended> {
-    let mut input = Hashing {
-        input,
-        hasher: ContentHasher::default(),
-    };
-    let damaged = |error: TarError| Ended::Refused(format!("it is damaged: {error}"));
-    let mut tar = TarStream::new(&mut input);
-    let mut chain = Chain {
-        root,
-        folders: Vec::new(),
-    };
-    let mut has_information = false;
-    while let Some(entry) = tar.next_entry().map_err(damaged)? {
-        let shown = || printable(&String::from_utf8_lossy(&entry.path));
-        let parts = admit(&entry, id).map_err(|why| {
-            Ended::Refused(format!("it is refused: its member `{}` {why}", shown()))
-        })?;
-        has_information |= parts.len() == 2 && parts[1] == INFORMATION.as_bytes();
-        let mut contents = tar.contents();
-        let written = chain.add(&parts, &entry, &mut contents);
-        written.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => Ended::Refused(format!(
-                "it is refused: its member `{}` comes twice",
-                shown()
-            )),
-            io::ErrorKind::NotADirectory => Ended::Refused(format!(
-                "it is refused: its member `{}` lies below a file",
-                shown()
-            )),
-            io::ErrorKind::UnexpectedEof => Ended::Refused(format!(
-                "it is damaged: it ends in its member `{}`",
-                shown()
-            )),
-            _ => Ended::Writing(format!("writing {}: {error}", shown())),
-        })?;
-    }
-    let end = tar.finish().map_err(damaged)?;
-    if end.has_data_behind {
-        return Err(Ended::Refused(
-            "it is refused: there is data behind its end".to_owned(),
-        ));
-    }
-    if !has_information {
-        return Err(Ended::Refused(format!(
-            "it is refused: there is no {INFORMATION} in it"
-        )));
-    }
-    let mut finish = || -> io::Result<()> {
-        chain.keep(0)?;
-        // The whole file system at once: a hundred thousand files one by one take an SD card minutes.
-        Ok(rustix::fs::syncfs(root)?)
-    };
-    finish().map_err(|error| Ended::Writing(format!("writing {id}: {error}")))?;
-    Ok(input.hasher.finish())
-}
-
-/// The names that lead to a member, the backup's folder first. The error says what is wrong with it.
-fn admit<'a>(entry: &'a Entry, id: &str) -> Result<Vec<&'a [u8]>, String> {
-    match entry.kind {
-        EntryKind::File if entry.is_sparse => return Err("has holes".to_owned()),
-        EntryKind::File | EntryKind::Folder => {}
-        EntryKind::HardLink => return Err("is a link to another file".to_owned()),
-        EntryKind::SymbolicLink => return Err("is a symbolic link".to_owned()),
-        EntryKind::Other => return Err("is neither a file nor a folder".to_owned()),
-    }
-    if entry.path.contains(&0) {
-        return Err("has a name with a zero in it".to_owned());
-    }
-    let parts = entry.path.split(|byte| *byte == b'/');
-    let parts: Vec<_> = parts
-        .filter(|part| !part.is_empty() && *part != b".")
-        .collect();
-    if parts.contains(&&b".."[..]) {
-        return Err("has `..` in its name".to_owned());
-    }
-    let is_below = parts.first() == Some(&id.as_bytes()) && !entry.path.starts_with(b"/");
-    if !is_below || (parts.len() == 1 && entry.kind != EntryKind::Folder) {
-        return Err(format!("does not lie below {id}/"));
-    }
-    if parts.len() > DEEPEST || parts.iter().any(|part| part.len() > LONGEST_NAME) {
-        return Err("has an overlong name".to_owned());
-    }
-    Ok(parts)
-}
-
-/// The folders that lead to the member that was written last.
-struct Chain<'a> {
-    root: &'a OwnedFd,
-    folders: Vec<Link>,
-}
-
-struct Link {
-    name: Vec<u8>,
-    open: OwnedFd,
-    /// Set when all that lies in it is written.
-    attributes: Option<Attributes>,
-}
-
-impl Chain<'_> {
-    fn add(&mut self, parts: &[&[u8]], entry: &Entry, contents: &mut dyn Read) -> io::Result<()> {
-        let is_folder = entry.kind == EntryKind::Folder;
-        let depth = if is_folder {
-            parts.len()
-        } else {
-            parts.len() - 1
-        };
-        let shared = self.folders.iter().zip(&parts[..depth]);
-        let shared = shared
-            .take_while(|(link, part)| link.name == **part)
-            .count();
-        self.keep(shared)?;
-        for part in &parts[shared..depth] {
-            let above = self.folders.last().map_or(self.root, |link| &link.open);
-            match mkdirat(above, *part, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let open = open_folder(above.as_fd(), *part)?;
-            self.folders.push(Link {
-                name: part.to_vec(),
-                open,
-                attributes: None,
-            });
-        }
-        let attributes = Attributes::of(entry);
-        if is_folder {
-            if let Some(link) = self.folders.last_mut() {
-                link.attributes = Some(attributes);
-            }
-            return Ok(());
-        }
-        let above = self.folders.last().map_or(self.root, |link| &link.open);
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(above, parts[depth], flags, Mode::RUSR | Mode::WUSR)?;
-        let mut file = File::from(file);
-        if io::copy(contents, &mut file)? != entry.size {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        attributes.set(&file)
-    }
-
-    /// Leaves all folders but the first ones, and gives each the owner, mode and time that the archive tells.
-    fn keep(&mut self, len: usize) -> io::Result<()> {
-        while self.folders.len() > len {
-            let Some(Link {
-                open, attributes, ..
-            }) = self.folders.pop()
-            else {
-                break;
-            };
-            if let Some(attributes) = attributes {
-                attributes.set(&File::from(open))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Hashes what is read through it.
-struct Hashing<R> {
-    input: R,
-    hasher: ContentHasher,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let len = self.input.read(buf)?;
-        self.hasher.update(&buf[..len]);
-        Ok(len)
     }
 }

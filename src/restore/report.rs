@@ -11,6 +11,7 @@ use super::download::Fetched;
 use super::package::product;
 use super::runbook::{self, RunbookStep};
 use crate::archive::ArchiveKind;
+use crate::catalog::Found;
 use crate::report::Status;
 use crate::units::Size;
 
@@ -135,6 +136,33 @@ impl RestoredArchive {
 }
 
 impl RestoreReport {
+    /// Notes which backup it is about.
+    pub(super) fn describe(&mut self, found: &Found<'_>) {
+        let backup = &found.backup;
+        self.backup_id = Some(backup.id.clone());
+        self.destination = Some(found.destination.name().to_owned());
+        let manifest = backup.readable_manifest();
+        let told = manifest.and_then(|manifest| manifest.gitlab_version.clone());
+        self.gitlab_version = told.or_else(|| backup.data_name.version.clone());
+        self.doubts = backup.doubts();
+        if let Some(Err(why)) = &backup.manifest {
+            self.doubts
+                .push(format!("the manifest cannot be used: {why}"));
+        }
+        let data = manifest.and_then(|manifest| manifest.archive(ArchiveKind::Data));
+        self.skipped = data
+            .map(|data| data.contents.skipped.clone())
+            .unwrap_or_default();
+    }
+
+    /// Tells of everything that is wrong with it although it can be restored.
+    pub(super) fn warn_of_doubts(&self) {
+        let id = self.backup_id.as_deref().unwrap_or_default();
+        for doubt in &self.doubts {
+            tracing::warn!("{id} is doubtful: {doubt}");
+        }
+    }
+
     pub(super) fn begin(purpose: Purpose) -> RestoreReport {
         RestoreReport {
             command: "restore",
