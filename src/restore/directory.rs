@@ -26,7 +26,8 @@ use super::{Halt, Job, Wish};
 use crate::archive::ArchiveName;
 use crate::content_hash::{Digest, hash_source};
 use crate::destination::Destination;
-use crate::destination::fetch::{fetch, pipe};
+use crate::destination::fetch::pipe;
+use crate::destination::unsealed::Unsealed;
 use crate::gitlab::cli::INFORMATION;
 use crate::local;
 use crate::local::remove::{empty, open_folder};
@@ -304,21 +305,25 @@ async fn transfer(
 ) -> Result<Digest, Ended> {
     let progress = Progress::new(job.show, wish.name.clone(), wish.size);
     let patience = Patience::new(job.retry_for);
+    let stored = Unsealed::open(
+        destination,
+        &wish.stored_path,
+        wish.stored_size,
+        job.identities,
+        &patience,
+    );
+    let stored = stored
+        .await
+        .map_err(|error| Ended::Fetching(error.to_string()))?;
     let (sending, arriving) = pipe();
     let (open, id) = (hidden.open.clone(), id.to_owned());
     let writing = tokio::task::spawn_blocking(move || write(arriving, &open, &id));
-    let fetching = fetch(
-        destination,
-        &wish.stored_path,
-        0..wish.size,
-        &patience,
-        async |part: Vec<u8>| {
-            progress.add(part.len() as u64);
-            // What ends it early is told by the other side.
-            sending.send(part).await;
-            Ok(())
-        },
-    );
+    let fetching = stored.fetch(0..wish.size, &patience, async |part: Vec<u8>| {
+        progress.add(part.len() as u64);
+        // What ends it early is told by the other side.
+        sending.send(part).await;
+        Ok(())
+    });
     let fetched = tokio::select! {
         fetched = fetching => fetched,
         () = progress.log_now_and_then() => unreachable!("it goes on for ever"),
