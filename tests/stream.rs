@@ -273,6 +273,22 @@ fn unsent_parts_go_first_and_then_a_new_backup_is_made() {
 }
 
 #[test]
+fn the_configuration_that_was_made_with_the_parts_is_named_beside_them() {
+    let (dropbox, mut host) = machine();
+    make_parts(&host);
+    host.put_config_archive("gitlab_config_1702758500_2023_12_16.tar");
+    host.set("STUB_NOW", "1702844983");
+    let ended = host.run("run --skip-create --only config --json");
+    assert_eq!(ended.status, Some(0), "{ended}");
+    let ended = host.run("run");
+    assert_eq!(ended.status, Some(0), "{ended}");
+    let manifest = dropbox.content(&format!("/Manifests/{ID}.json"));
+    let manifest: Value = serde_json::from_slice(&manifest).expect("a manifest");
+    let names = manifest["archives"].to_string();
+    assert!(names.contains("gitlab_config_1702758500"), "{names}");
+}
+
+#[test]
 fn nothing_new_is_made_while_unsent_parts_cannot_be_sent() {
     let (dropbox, mut host) = machine();
     make_parts(&host);

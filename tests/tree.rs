@@ -256,6 +256,49 @@ fn beyond_eight_gibibytes_and_full_of_holes() {
     assert_eq!(&buf[small + 512..small + 521], b"behind it");
 }
 
+/// Anonymous memory of this process, in bytes.
+fn memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("what the kernel counts");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.expect("a number") * 1024
+}
+
+#[test]
+#[ignore = "makes 100,000 files; alone: cargo test --test tree -- --ignored --test-threads 1"]
+fn a_hundred_thousand_files_take_sixteen_mebibytes() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for number in 0..25_000_u64 {
+        let hash = format!("{:064x}", u128::from(number) * 0x9e37_79b9_7f4a_7c15_f39c);
+        let name = format!(
+            "@hashed/{:02x}/{hash}.git/1702758583_2023_12_16_17.8.2",
+            number % 256
+        );
+        let folder = dir.path().join("repositories").join(name);
+        fs::create_dir_all(&folder).expect("a folder");
+        for file in ["001.bundle", "001.refs"] {
+            fs::write(folder.join(file), file).expect("a file");
+        }
+    }
+    let before = memory();
+    let begun = std::time::Instant::now();
+    let tree = Tree::open(dir.path(), &["repositories".into()]).expect("a tree");
+    let opened = begun.elapsed();
+    let taken = memory().saturating_sub(before);
+    let begun = std::time::Instant::now();
+    tree.fingerprint().expect("fingerprint");
+    let looked = begun.elapsed();
+    let _ = writeln!(
+        std::io::stderr(),
+        "{} members: {taken} bytes, opened in {opened:?}, looked at again in {looked:?}",
+        tree.members()
+    );
+    assert!(tree.members() > 100_000);
+    assert!(taken <= 16 << 20, "{taken} bytes");
+}
+
 #[test]
 fn sockets_and_pipes_are_left_out_and_told() {
     let dir = tempfile::tempdir().expect("a temporary folder");

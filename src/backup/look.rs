@@ -287,9 +287,11 @@ impl Run<'_> {
         for ready in ready {
             add(&mut record, ready, true);
         }
-        if !self.job.request.kinds.contains(&ArchiveKind::Config)
-            && let Some(config) = self.companion(&data.archive.name).await
-        {
+        // What this run makes beside it belongs to it, or nothing does.
+        let is_alone = !self.job.request.kinds.contains(&ArchiveKind::Config)
+            || ready.iter().all(|ready| !ready.made_by_this_run)
+                && record.archive(ArchiveKind::Config).is_none();
+        if is_alone && let Some(config) = self.companion(&data.archive.name).await {
             add(&mut record, &config, false);
         }
         self.save(&record);
