@@ -147,6 +147,10 @@ const EXPOSERS: &[(&str, &str)] = &[
         "puts it into a header, and takes it out of replies",
     ),
     (
+        "destination/opendal/keys",
+        "hands it to OpenDAL, which takes plain strings, and takes it out of what comes back",
+    ),
+    (
         "login/configuration",
         "writes the files that keep a refresh token and an app's secret",
     ),
@@ -398,6 +402,13 @@ fn one_place_knows_http_and_dropbox(files: &[File]) -> Vec<String> {
         if file.part() != "http" && statements.clone().any(client) {
             complaints.push(format!("{} makes its own HTTP client", file.name));
         }
+        let its = ["Operator", "services", "Error", "Buffer", "Writer", "raw"];
+        let names_opendal = |code: &str| {
+            code.contains("use opendal") || its.iter().any(|name| code.contains(&format!("opendal::{name}")))
+        };
+        if !file.name.starts_with("destination/opendal") && names_opendal(&file.code) {
+            complaints.push(format!("{} names OpenDAL", file.name));
+        }
         let hosts = ["dropboxapi", "dropbox.com"];
         if !file.name.starts_with("destination/dropbox")
             && hosts.iter().any(|host| file.code.contains(host))
@@ -638,6 +649,11 @@ fn the_fences_hold_somebody_back() {
         (
             "gitlab/host",
             "let x = \"https://api.dropboxapi.com\";",
+            one_place_knows_http_and_dropbox,
+        ),
+        (
+            "destination",
+            "use opendal::Operator;",
             one_place_knows_http_and_dropbox,
         ),
         (

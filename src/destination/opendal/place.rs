@@ -404,14 +404,16 @@ pub(super) fn key(path: &str) -> &str {
 /// it is still the same.
 fn file(metadata: &Metadata) -> FileEntry {
     let size = metadata.content_length();
-    let rev = metadata.etag().map_or_else(
-        || {
-            let modified = metadata.last_modified();
-            let modified = modified.map(|time| time.to_string()).unwrap_or_default();
-            format!("{size}:{modified}")
-        },
-        str::to_owned,
-    );
+    let tag = metadata.etag().map(|tag| tag.trim_start_matches("W/"));
+    // Some servers quote it in one reply and not in another.
+    let tag = tag.map(|tag| tag.trim_matches('"')).unwrap_or_default();
+    let rev = if tag.is_empty() {
+        let modified = metadata.last_modified();
+        let modified = modified.map(|time| time.to_string());
+        format!("{size}:{}", modified.unwrap_or_default())
+    } else {
+        tag.to_owned()
+    };
     FileEntry {
         size,
         content_hash: None,
