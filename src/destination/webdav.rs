@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::TimeDelta;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 use reqwest::header::{
     AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_MATCH, LOCATION,
@@ -37,6 +38,12 @@ use crate::units::MIB;
 
 /// A longer file holds no certificates that are meant; bytes.
 const LONGEST_CA_FILE: u64 = MIB;
+/// All but what has no meaning anywhere (<https://www.rfc-editor.org/rfc/rfc3986#section-2.3>).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 /// So often a server may send on to another address of its own.
 const MOST_REDIRECTS: u32 = 3;
 
@@ -451,16 +458,19 @@ impl WebDav {
             .map_text(|text| auth.map_or_else(|_| text.to_owned(), |auth| auth.redact(text)))
     }
 
-    /// The address of a path of ours.
+    /// The address of a path of ours. Some servers take `;` and the like for more than letters, so everything is
+    /// escaped that may be.
     fn at(&self, path: &str) -> Url {
-        let mut url = self.root.clone();
-        if let Ok(mut parts) = url.path_segments_mut() {
-            parts.pop_if_empty();
-            parts.extend(path.split('/').filter(|part| !part.is_empty()));
-            if path.is_empty() {
-                parts.push("");
-            }
+        let mut whole = self.root.path().trim_end_matches('/').to_owned();
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            whole.push('/');
+            whole.extend(utf8_percent_encode(part, ESCAPED));
         }
+        if path.is_empty() {
+            whole.push('/');
+        }
+        let mut url = self.root.clone();
+        url.set_path(&whole);
         url
     }
 

@@ -208,6 +208,20 @@ impl Host {
         )
     }
 
+    /// The part of the usual configuration that names no destination, and these tables.
+    pub fn config_with(&self, tables: &str) -> String {
+        let root = self.root().display();
+        format!(
+            "state_dir = \"{root}/state\"\n\
+             [gitlab]\n\
+             config_dir = \"{root}/etc/gitlab/config_backup\"\n\
+             data_dir = \"{root}/var/opt/gitlab/backups\"\n\
+             etc_dir = \"{root}/etc/gitlab\"\n\
+             install_dir = \"{root}/opt/gitlab\"\n\
+             {tables}"
+        )
+    }
+
     /// Writes the configuration, for root alone.
     pub fn write_config(&self, text: &str) {
         let path = self.path("config.toml");

@@ -7,6 +7,7 @@
 )]
 
 pub mod backup;
+pub mod dav;
 pub mod dialogue;
 pub mod dropbox;
 pub mod host;

@@ -245,10 +245,11 @@ impl WebDav {
             (HeaderName::from_static("destination"), address(to.as_str())),
         ];
         call.reply_wait = self.stall.max(LONGEST_WAIT);
-        let mut is_first = true;
+        let mut attempts = 0;
         let moved = retry(&self.pause, patience, async || {
+            attempts += 1;
             let mut reply = self.receive(&call, &mut |_, _, _| false).await?;
-            if matches!(reply.status, 400 | 502) && is_first {
+            if matches!(reply.status, 400 | 502) && attempts == 1 {
                 // Behind a proxy a server may know itself by another name: a path alone is right everywhere.
                 call.headers[1].1 = address(to.path());
                 reply = self.receive(&call, &mut |_, _, _| false).await?;
@@ -256,19 +257,15 @@ impl WebDav {
             match reply.status {
                 200..=204 => Ok(()),
                 // The reply to an earlier attempt was lost.
-                404 | 412 if !is_first && self.has_moved(delivery, partial).await? => Ok(()),
+                404 | 412 if attempts > 1 && self.has_moved(delivery, partial).await? => Ok(()),
                 412 if !delivery.replaces => {
                     let what =
                         "something of that name has come there meanwhile; nothing was touched";
                     Err(Error::new(ErrorKind::AlreadyExists, action, what)
                         .hint("rename or delete it there, then run again with --skip-create"))
                 }
-                _ => {
-                    is_first = false;
-                    Err(self.failed(action, &reply))
-                }
+                _ => Err(self.failed(action, &reply)),
             }
-            .inspect_err(|_| is_first = false)
         });
         moved.await?;
         let item = self.item(delivery.path, patience).await?;
@@ -326,8 +323,7 @@ impl WebDav {
             }
             is_new
         });
-        // The root holds other things than ours.
-        if is_new && !folder.is_empty() {
+        if is_new {
             self.sweep(folder, name, patience).await;
         }
     }
