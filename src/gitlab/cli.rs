@@ -269,12 +269,10 @@ mod tests {
 
     const ID: &str = "1714053314_2024_04_25_17.0.0-pre";
     /// As GitLab's documentation shows it.
-    const GOOD: &str = r#"{
-  "metadata_version": 2,
-  "backup_id": "1714053314_2024_04_25_17.0.0-pre",
-  "created_at": "2024-04-25T13:55:14Z",
-  "gitlab_version": "17.0.0-pre"
-}"#;
+    const GOOD: &str = "{\n  \"metadata_version\": 2,\n  \
+        \"backup_id\": \"1714053314_2024_04_25_17.0.0-pre\",\n  \
+        \"created_at\": \"2024-04-25T13:55:14Z\",\n  \
+        \"gitlab_version\": \"17.0.0-pre\"\n}";
 
     fn name() -> ArchiveName {
         ArchiveName::of_directory(ID).expect("an ID")
