@@ -84,10 +84,7 @@ pub(super) fn build(git: &Program, material: &Material, place: &Path) -> Result<
             Trouble::Bundle(why) => Trouble::Bundle(format!("{}: {why}", printable(name))),
             machine @ Trouble::Machine(_) => machine,
         };
-        for words in [
-            &["bundle", "verify", "--quiet"][..],
-            &["bundle", "unbundle"],
-        ] {
+        for words in [&["bundle", "verify"][..], &["bundle", "unbundle"]] {
             let words: Vec<_> = words.iter().map(OsStr::new).collect();
             git.must(&[&[here], &words[..], &[path.as_os_str()]].concat())
                 .map_err(with_name)?;

@@ -240,6 +240,11 @@ async fn transfer(
         () = progress.log_now_and_then() => Ok(()),
     };
     fetched.map_err(|error| {
+        if stored.is_damaged() {
+            // Going on would meet the same damage.
+            part.remove();
+            return Halt::Failed(error.to_string());
+        }
         Halt::Failed(format!(
             "{error}\n  what was fetched is kept: the same command goes on from there"
         ))

@@ -17,3 +17,4 @@ pub mod lost;
 pub mod machine;
 pub mod mail;
 pub mod receiver;
+pub mod sealed;

@@ -33,6 +33,16 @@ pub enum Payload {
     },
 }
 
+impl Payload {
+    /// In bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Payload::Bytes(bytes) => bytes.len() as u64,
+            Payload::Stored { len, .. } => *len,
+        }
+    }
+}
+
 impl Reply {
     /// A reply with a body of the given media type.
     pub fn new(status: u16, media_type: &str, body: impl Into<Vec<u8>>) -> Self {

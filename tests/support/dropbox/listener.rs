@@ -170,7 +170,7 @@ fn request(
             return Err(stop);
         }
     };
-    settle(shared, seen, body.received(), Some(reply.status));
+    settle(shared, seen, body.received(), Some(&reply));
     let rest = body.rest();
     let last = head.closes() || rest.is_none() || delivery == Delivery::Truncated;
     send(shared, connection, &reply, delivery, last)?;
@@ -189,6 +189,7 @@ fn note(shared: &Shared, head: &Head, connection: u64) -> (Hit, usize) {
         arg: Value::Null,
         received: 0,
         status: None,
+        answered: 0,
         token: head
             .header("Authorization")
             .and_then(|value| value.strip_prefix("Bearer "))
@@ -200,10 +201,11 @@ fn note(shared: &Shared, head: &Head, connection: u64) -> (Hit, usize) {
     (hit, state.seen.len() - 1)
 }
 
-fn settle(shared: &Shared, seen: usize, received: u64, status: Option<u16>) {
+fn settle(shared: &Shared, seen: usize, received: u64, reply: Option<&Reply>) {
     let mut state = shared.state();
     state.seen[seen].received = received;
-    state.seen[seen].status = status;
+    state.seen[seen].status = reply.map(|reply| reply.status);
+    state.seen[seen].answered = reply.map_or(0, |reply| reply.body.len());
 }
 
 fn send(

@@ -145,6 +145,8 @@ pub struct Seen {
     pub received: u64,
     /// The status answered; none if no reply was sent, or not yet.
     pub status: Option<u16>,
+    /// Bytes of the answer's body.
+    pub answered: u64,
     /// The bearer token.
     pub token: Option<String>,
     /// The number of the TCP connection, in the order they were accepted.
