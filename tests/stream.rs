@@ -4,6 +4,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -521,15 +522,17 @@ fn parts_that_change_while_they_are_sent_are_not_stored() {
 }
 
 #[test]
-fn a_new_part_that_is_not_known_is_a_doubt() {
+fn what_cannot_be_taken_along_is_a_doubt() {
     let (dropbox, host) = machine();
     make_parts(&host);
     fs::write(host.path(BACKUPS).join("novelties.tar.gz"), b"new").expect("written");
+    let _socket = UnixListener::bind(host.path(BACKUPS).join("db/socket")).expect("a socket");
     let ended = host.run("run --skip-create --only data --json");
     assert_eq!(ended.status, Some(1), "{ended}");
     let report = ended.json();
     let doubts = row(&report, ID)["doubts"].to_string();
     assert!(doubts.contains("novelties.tar.gz"), "{doubts}");
+    assert!(doubts.contains("db/socket is neither file"), "{doubts}");
     assert_eq!(archives(&dropbox), [stored(ID)]);
     assert!(left(&host).contains(&"novelties.tar.gz".to_owned()));
 }

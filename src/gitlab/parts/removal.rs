@@ -62,7 +62,10 @@ pub fn remove(
         return Ok(false);
     }
     let sent = folder.join(format!("{PREFIX}{}", name.backup_id().unwrap_or_default()));
-    DirBuilder::new().mode(0o700).create(&sent)?;
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&sent)
+        .map_err(naming(&sent))?;
     let mut file = File::create_new(sent.join(LIST))?;
     file.write_all(&serde_json::to_vec(&list)?)?;
     file.sync_all()?;
@@ -116,7 +119,7 @@ fn finish(folder: &Path, sent: &Path, list: &[Listed]) -> io::Result<()> {
         let to = sent.join(&part.name);
         match renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE) {
             Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(naming(&from, error.into())),
+            Err(error) => return Err(naming(&from)(error.into())),
         }
     }
     sync(sent)?;
@@ -136,17 +139,18 @@ fn finish(folder: &Path, sent: &Path, list: &[Listed]) -> io::Result<()> {
         } else {
             fs::remove_file(&path)
         };
-        removed.map_err(|error| naming(&path, error))?;
+        removed.map_err(naming(&path))?;
     }
     match fs::remove_file(sent.join(LIST)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    fs::remove_dir(sent).map_err(|error| naming(sent, error))
+    fs::remove_dir(sent).map_err(naming(sent))
 }
 
-fn naming(path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+/// Adds to an error what it is about.
+fn naming(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 fn sync(folder: &Path) -> io::Result<()> {
