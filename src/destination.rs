@@ -28,6 +28,8 @@ use crate::units::MIB;
 
 /// The longest part of a stored file that is read at once, in bytes.
 pub const LONGEST_RANGE: u64 = 4 * MIB;
+/// A destination that may be absent is asked again for so long: enough for a hiccup.
+const OPTIONAL_PATIENCE: Duration = Duration::from_secs(3);
 /// The largest file that is stored in one request, in bytes; Dropbox's limit is 150 MiB.
 pub const LARGEST_SMALL_FILE: u64 = 148 * MIB;
 
@@ -320,6 +322,15 @@ impl Destination {
     /// Whether it may be absent: a disk that is not always there.
     pub fn is_optional(&self) -> bool {
         self.optional
+    }
+
+    /// How long it is asked again whether it is there: one that may be absent is not waited for.
+    pub fn patience(&self, allowed: Duration) -> Patience {
+        Patience::new(if self.optional {
+            allowed.min(OPTIONAL_PATIENCE)
+        } else {
+            allowed
+        })
     }
 
     /// Dropbox, for what only it can do.

@@ -265,7 +265,7 @@ pub async fn prune<Tz: TimeZone>(
 ) {
     let mut catalogs = Vec::new();
     for destination in destinations {
-        let patience = Patience::new(request.patience);
+        let patience = destination.patience(request.patience);
         match prune_at(destination, request, outcome, &patience, now).await {
             Ok(catalog) => catalogs.push(catalog),
             Err(error) if destination.is_optional() && error.is_absent() => {

@@ -21,7 +21,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// A question whose answer somebody waits for is not asked again for longer.
-const SHORT_PATIENCE: Duration = Duration::from_mins(1);
+pub const SHORT_PATIENCE: Duration = Duration::from_mins(1);
 
 /// A pause that all tasks of one destination keep together.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use crate::local::find_archives;
 use crate::progress::Show;
 use crate::report::{AbsentReport, ArchiveReport, ManifestReport, ManifestStatus, Status, rfc3339};
 use crate::retention::{Action, Candidate, RetentionPolicy, State};
-use crate::retry::Patience;
+use crate::retry::SHORT_PATIENCE;
 use crate::state::StateDir;
 use crate::stop::Stop;
 
@@ -149,7 +149,7 @@ async fn carry_out(
         .iter()
         .filter(selected)
         .map(async |destination| {
-            let patience = Patience::short(sync.upload.retry_for);
+            let patience = destination.patience(sync.upload.retry_for.min(SHORT_PATIENCE));
             let catalog = Catalog::read(destination, sync.state, &patience).await;
             (destination, catalog)
         });

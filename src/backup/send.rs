@@ -23,8 +23,6 @@ use crate::units::Size;
 
 /// A dry run waits no longer for an answer.
 const DRY_RUN_PATIENCE: Duration = Duration::from_secs(10);
-/// A destination that may be absent, and was when the run began, is asked for so long whether it has come.
-const ONCE_MORE: Duration = Duration::from_secs(5);
 
 /// An open archive and where it goes.
 pub(super) struct Parcel<'a> {
@@ -189,10 +187,11 @@ impl Run<'_> {
     pub(super) async fn bring(&mut self, parcel: &Parcel<'_>) -> Option<UploadReport> {
         let destination = parcel.destination;
         let dry_run = self.job.request.dry_run;
-        let patience = Patience::new(if dry_run {
+        let patience = Patience::new(if self.is_away(destination.name()) {
+            // Once more: it may have come meanwhile.
+            Duration::ZERO
+        } else if dry_run {
             DRY_RUN_PATIENCE
-        } else if self.is_away(destination.name()) {
-            ONCE_MORE
         } else {
             self.job.upload.retry_for
         });

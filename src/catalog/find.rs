@@ -8,7 +8,7 @@ use super::{Catalog, StoredBackup};
 use crate::destination::Destination;
 use crate::error::{Error, ErrorKind};
 use crate::manifest::Manifest;
-use crate::retry::Patience;
+use crate::retry::{Patience, SHORT_PATIENCE};
 use crate::state::StateDir;
 
 /// How many IDs a message names.
@@ -56,7 +56,12 @@ pub async fn find<'a>(
     let mut catalogs = Vec::new();
     let (mut failure, mut unasked) = (None, Vec::new());
     let asked = destinations.map(async |destination| {
-        let catalog = Catalog::read(destination, state, &patience()).await;
+        let patience = if destination.is_optional() {
+            destination.patience(SHORT_PATIENCE)
+        } else {
+            patience()
+        };
+        let catalog = Catalog::read(destination, state, &patience).await;
         (destination, catalog)
     });
     for (destination, catalog) in join_all(asked).await {

@@ -64,7 +64,7 @@ async fn list(setup: &Setup, arguments: &ListArgs) -> Listing {
     let mut stopped = None;
     let asked = setup.taking_part().filter(|_| !arguments.local);
     for destination in asked {
-        let patience = setup.short_patience();
+        let patience = destination.patience(setup.short());
         tokio::select! {
             read = Catalog::read(destination, &setup.state, &patience) => match read {
                 Ok(catalog) => catalogs.push(catalog),

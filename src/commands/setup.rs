@@ -18,7 +18,7 @@ use crate::hooks;
 use crate::notify;
 use crate::progress::Show;
 use crate::retention::RetentionPolicy;
-use crate::retry::Patience;
+use crate::retry::{Patience, SHORT_PATIENCE};
 use crate::state::{LockError, RunLock, StateDir};
 use crate::stop::Stop;
 
@@ -108,6 +108,11 @@ impl Setup {
     /// For what somebody waits for in front of a terminal.
     pub fn short_patience(&self) -> Patience {
         Patience::short(self.upload.retry_for)
+    }
+
+    /// How long that is.
+    pub fn short(&self) -> Duration {
+        self.upload.retry_for.min(SHORT_PATIENCE)
     }
 
     /// Takes the lock that keeps runs apart, waiting for it as long as `wait` says.

@@ -162,7 +162,7 @@ fn ask(
 ) -> Result<(Vec<Catalog>, Vec<String>), Failure> {
     Setup::carry_out(global, loaded, async |setup| {
         let asked = setup.taking_part().map(async |destination| {
-            let patience = setup.short_patience();
+            let patience = destination.patience(setup.short());
             let read = Catalog::read(destination, &setup.state, &patience);
             (destination, read.await)
         });

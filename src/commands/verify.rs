@@ -58,7 +58,8 @@ async fn verify(setup: &Setup, wanted: Option<&str>) -> Verification {
     let mut catalogs = Vec::new();
     let (mut errors, mut absent) = (Vec::new(), Vec::new());
     for destination in setup.taking_part() {
-        match Catalog::read(destination, &setup.state, &setup.short_patience()).await {
+        let patience = destination.patience(setup.short());
+        match Catalog::read(destination, &setup.state, &patience).await {
             Ok(catalog) => catalogs.push((destination, catalog)),
             Err(error) if is_passed_over(destination, &error) => absent.push(destination.name()),
             Err(error) => errors.push(error.to_string()),
