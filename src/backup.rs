@@ -11,11 +11,14 @@ mod finish;
 mod hooks;
 mod leftover;
 mod look;
+mod members;
 mod parts;
 mod preflight;
 mod present;
 mod prune;
 pub mod record;
+mod sealed;
+mod seals;
 mod send;
 
 use std::io;
@@ -26,6 +29,7 @@ use tokio::time::Instant;
 
 use self::look::READINGS;
 use self::record::StoredAs;
+use self::seals::Seals;
 use crate::archive::{Archive, ArchiveKind, made_since, newest, written_since};
 use crate::destination::{Destination, Options};
 use crate::gitlab::cli::Unfinished;
@@ -40,6 +44,7 @@ use crate::report::{
 };
 use crate::restore::unfinished;
 use crate::retention::RetentionPolicy;
+use crate::seal::Encryption;
 use crate::state::StateDir;
 use crate::stop::Stop;
 
@@ -51,6 +56,8 @@ pub struct Job<'a> {
     pub guard: &'a guard::Settings,
     /// `[hooks]`.
     pub hooks: &'a Hooks,
+    /// `[encryption]`, if anything is encrypted.
+    pub encryption: Option<&'a Encryption>,
     /// `[retention]`, unless nothing is to be pruned.
     pub retention: Option<&'a RetentionPolicy>,
     /// All configured destinations.
@@ -112,6 +119,8 @@ struct Run<'a> {
     stored: Vec<(String, StoredAs)>,
     /// A restore that is not finished, in words.
     restoring: Option<String>,
+    /// What is known of encrypted archives.
+    seals: Seals<'a>,
 }
 
 /// Does everything, in order, and tells what came of it.
@@ -126,6 +135,7 @@ pub async fn run(job: &Job<'_>, run_id: String, now: DateTime<Utc>) -> RunReport
     let upload_start = Instant::now();
     run.finish_removals().await;
     run.finish_what_was_left().await;
+    run.settle_seals().await;
     run.finish_old_records().await;
     let mut uploading = upload_start.elapsed();
     let chosen = if job.request.skip_create || job.request.dry_run {
@@ -193,6 +203,7 @@ impl<'a> Run<'a> {
             silent: Vec::new(),
             stored: Vec::new(),
             restoring: unfinished(job.state),
+            seals: Seals::new(job.state),
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::hooks;
 use crate::http::Bandwidth;
 use crate::notify;
 use crate::retention::RetentionPolicy;
+use crate::seal;
 use crate::settings::{ENV_CONFIG, ENV_PREFIX, Reader, Section};
 use crate::units::{MIB, Rate, Size, Span};
 
@@ -38,6 +39,8 @@ pub struct Config {
     pub destinations: Vec<destination::Settings>,
     /// `[upload]`.
     pub upload: Upload,
+    /// `[encryption]`; none: archives are stored as GitLab made them.
+    pub encryption: Option<seal::Settings>,
     /// `[retention]`; none: nothing is ever deleted.
     pub retention: Option<RetentionPolicy>,
     /// `[guard]`.
@@ -248,6 +251,9 @@ fn gather(reader: &mut Reader) -> Config {
     let mut section = root.section("upload");
     let upload = Upload::read(&mut section);
     section.finish();
+    let mut section = root.section("encryption");
+    let encryption = seal::Settings::read(&mut section);
+    section.finish();
     let mut section = root.section("retention");
     let retention = RetentionPolicy::read(&mut section);
     section.finish();
@@ -288,6 +294,7 @@ fn gather(reader: &mut Reader) -> Config {
         gitlab,
         destinations,
         upload,
+        encryption,
         retention,
         guard,
         hooks,
@@ -372,10 +379,19 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_what_is_off_by_default_is_right_too() {
-        let (_, table) = EXAMPLE.split_once("# [retention]\n").expect("the table");
-        let keys = table.lines().map_while(|line| line.strip_prefix("# "));
-        let keys: Vec<_> = keys.filter(|line| line.contains(" = ")).collect();
+    fn the_examples_of_what_is_off_by_default_are_right_too() {
+        let keys = |table: &str| {
+            let (_, keys) = EXAMPLE.split_once(table).expect("the table");
+            let keys = keys.lines().map_while(|line| line.strip_prefix("# "));
+            keys.filter(|line| line.contains(" = ")).collect::<Vec<_>>()
+        };
+        let encryption = keys("# [encryption]\n");
+        assert_eq!(encryption.len(), 3, "{encryption:?}");
+        assert!(
+            encryption.contains(&"kinds = [\"config\", \"data\"]"),
+            "{encryption:?}"
+        );
+        let keys = keys("# [retention]\n");
         let least = "[destinations.dropbox]\ntype = \"dropbox\"\napp_key = \"0123456789abcde\"\n";
         let (config, _, faults) = parse(&format!("{least}[retention]\n{}\n", keys.join("\n")));
         assert_eq!(faults, [""; 0]);

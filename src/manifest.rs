@@ -3,7 +3,8 @@
 //!
 //! Four files lie in a destination's manifest folder: `<backup ID>.json`, this; `<backup ID>.members.gz`,
 //! where in the archives each file begins; `<backup ID>.projects.gz`, whose repositories are where;
-//! `<backup ID>.proof.json`, when it was last verified and rehearsed.
+//! `<backup ID>.proof.json`, when it was last verified and rehearsed. The second and the third end in `.age` as
+//! well if they are about encrypted archives.
 
 use std::fmt::{self, Write as _};
 
@@ -69,6 +70,9 @@ pub struct ManifestArchive {
     pub stored_size: u64,
     /// The content hash of what is stored.
     pub stored_hash: Digest,
+    /// The public keys of those who can decrypt what is stored; none if it is not encrypted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<String>,
     /// What is wrong with it although it is a whole tar.
     #[serde(default)]
     pub doubts: Vec<String>,
@@ -186,10 +190,14 @@ impl Manifest {
 
     /// Its free texts come from elsewhere and end on terminals.
     fn make_printable(&mut self) {
-        let lists = self
-            .archives
-            .iter_mut()
-            .flat_map(|archive| [&mut archive.doubts, &mut archive.contents.skipped]);
+        let lists = self.archives.iter_mut().flat_map(|archive| {
+            let recipients = &mut archive.recipients;
+            [
+                &mut archive.doubts,
+                &mut archive.contents.skipped,
+                recipients,
+            ]
+        });
         for list in lists.chain([&mut self.shrunk]) {
             list.truncate(MOST_TEXTS);
             for text in list {
@@ -289,6 +297,7 @@ mod tests {
             content_hash: Digest::of(b"a"),
             stored_size: 1,
             stored_hash: Digest::of(b"a"),
+            recipients: Vec::new(),
             doubts: Vec::new(),
             contents: Contents::default(),
         });

@@ -11,6 +11,7 @@ use crate::destination::Destination;
 use crate::error::Error;
 use crate::restore::runbook::{Known, Places, Step, runbook};
 use crate::retry::Patience;
+use crate::seal::SUFFIX;
 use crate::state::StateDir;
 use crate::units::Size;
 
@@ -130,6 +131,13 @@ const FETCHED: &str = "/root/restore";
 
 fn by_hand(text: &mut String, backup: &StoredBackup) {
     let id = &backup.id;
+    let encrypted = |archive: &&StoredArchive| archive.path.ends_with(SUFFIX);
+    let encrypted: Vec<_> = backup.archives.iter().filter(encrypted).collect();
+    let identity = if encrypted.is_empty() {
+        ""
+    } else {
+        " --identity key.txt"
+    };
     let _ = write!(
         text,
         "
@@ -138,8 +146,8 @@ fn by_hand(text: &mut String, backup: &StoredBackup) {
 Install GitLab in exactly the version of the backup (step 2 below), then `gitlab-pi-backup`, give it access to
 this place (`config.example.toml` shows how), and run
 
-    sudo gitlab-pi-backup restore {id} --plan
-    sudo gitlab-pi-backup restore {id} --apply
+    sudo gitlab-pi-backup restore {id}{identity} --plan
+    sudo gitlab-pi-backup restore {id}{identity} --apply
 
 ## By hand
 
@@ -164,9 +172,13 @@ As `root`, or with `sudo` before each command.
         "
    The hash is Dropbox's content hash: SHA-256 over the SHA-256 of each 4 MiB block."
     );
+    decrypting(text, &encrypted);
     let stored = |kind| {
         let archive = backup.archive(kind)?;
-        Some((archive.name.as_str(), archive.found.as_ref()?.size))
+        let found = archive.found.as_ref()?;
+        let expected = archive.expected.as_ref();
+        let size = expected.map_or(found.size, |expected| expected.size);
+        Some((archive.name.as_str(), size))
     };
     let manifest = backup.readable_manifest();
     let data = manifest.and_then(|manifest| manifest.archive(ArchiveKind::Data));
@@ -200,6 +212,33 @@ As `root`, or with `sudo` before each command.
             let _ = writeln!(text, "   ({note})");
         }
     }
+}
+
+/// What to do with archives that are encrypted, and whose private keys it takes.
+fn decrypting(text: &mut String, encrypted: &[&StoredArchive]) {
+    let Some(first) = encrypted.first() else {
+        return;
+    };
+    let _ = writeln!(
+        text,
+        "
+   What ends in `{SUFFIX}` is encrypted, in the format of <https://age-encryption.org>: `apt install age`. It takes
+   the private key (here `key.txt`) that belongs to one of these public ones; without it nobody can decrypt:
+"
+    );
+    let recipients = first
+        .expected
+        .iter()
+        .flat_map(|expected| &expected.recipients);
+    for recipient in recipients {
+        let _ = writeln!(text, "       {recipient}");
+    }
+    let _ = writeln!(text);
+    for archive in encrypted {
+        let plain = format!("{FETCHED}/{}", archive.name);
+        let _ = writeln!(text, "       age -d -i key.txt -o {plain} {plain}{SUFFIX}");
+    }
+    let _ = writeln!(text);
 }
 
 fn hash(archive: &StoredArchive) -> String {

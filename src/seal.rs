@@ -16,7 +16,7 @@ pub use opening::{OpenFailure, Opening};
 pub use payload::{CHUNK_LEN, SEALED_CHUNK_LEN, TAG_LEN};
 pub use recipients::Recipients;
 pub use sealing::Sealing;
-pub use settings::Settings;
+pub use settings::{Encryption, Settings};
 
 /// What the name of an encrypted file ends in.
 pub const SUFFIX: &str = ".age";

@@ -23,6 +23,7 @@ use crate::progress::Show;
 use crate::report::{AbsentReport, ArchiveReport, ManifestReport, ManifestStatus, Status, rfc3339};
 use crate::retention::{Action, Candidate, RetentionPolicy, State};
 use crate::retry::SHORT_PATIENCE;
+use crate::seal::Encryption;
 use crate::state::StateDir;
 use crate::stop::Stop;
 
@@ -34,6 +35,8 @@ pub struct Sync<'a> {
     pub guard: &'a guard::Settings,
     /// `[hooks]`, which belong to runs: none of them is started.
     pub hooks: &'a hooks::Settings,
+    /// `[encryption]`, if anything is encrypted.
+    pub encryption: Option<&'a Encryption>,
     /// `[retention]`, if there is one.
     pub retention: Option<&'a RetentionPolicy>,
     /// All configured destinations.
@@ -231,6 +234,7 @@ async fn send(
         gitlab: sync.gitlab,
         guard: sync.guard,
         hooks: sync.hooks,
+        encryption: sync.encryption,
         retention: None,
         destinations: sync.destinations,
         selected: &selected,

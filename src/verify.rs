@@ -137,7 +137,9 @@ fn compare_unmanaged(
     let Some(found) = &archive.found else {
         return (FileStatus::Missing, None);
     };
-    let here = known.local.iter().find(|local| local.name == archive.name);
+    // An encrypted one is longer than what it was made of.
+    let as_made = |local: &&Archive| local.name.as_str() == found.name;
+    let here = known.local.iter().find(as_made);
     if let Some(here) = here.filter(|here| here.size != found.size) {
         let detail = format!("{} has another size", here.path.display());
         return (FileStatus::Size, Some(detail));

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use gitlab_pi_backup::content_hash::Digest;
 use gitlab_pi_backup::seal::{
     CHUNK_LEN, Identities, LONGEST_HEADER, OpenFailure, Opening, Recipients, SEALED_CHUNK_LEN,
     Sealing,
@@ -19,7 +20,6 @@ use gitlab_pi_backup::source::Source as _;
 use gitlab_pi_backup::source::memory::MemorySource;
 use gitlab_pi_backup::source::read_exact_at;
 use gitlab_pi_backup::source::sealed::{Hashing, Sealed};
-use ring::digest::{SHA256, digest};
 use secrecy::{ExposeSecret as _, SecretString};
 
 const SIZES: [usize; 7] = [
@@ -102,10 +102,6 @@ fn identities(text: &str) -> Identities {
     Identities::parse(text.as_bytes(), never).expect("an identity file")
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[test]
 fn the_test_files_of_the_specification_lead_where_they_should() {
     let kit = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/age/testkit");
@@ -162,7 +158,7 @@ fn the_test_files_of_the_specification_lead_where_they_should() {
             "header failure" if !all("passphrase").is_empty() => is_no_match || is_header,
             "success" => {
                 let hash = all("payload").concat();
-                matches!(&outcome, Outcome::Plain(plain) if hex(digest(&SHA256, plain).as_ref()) == hash)
+                matches!(&outcome, Outcome::Plain(plain) if Digest::of(plain).to_string() == hash)
             }
             "no match" => is_no_match,
             "header failure" | "HMAC failure" => is_header,
@@ -344,18 +340,14 @@ impl Place {
 
 /// Runs a program; none if it is not here, which is told.
 fn call(program: &str, arguments: &[&std::ffi::OsStr]) -> Option<()> {
-    match Command::new(program).args(arguments).output() {
-        Ok(output) => {
-            let err = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{program} {arguments:?}: {err}");
-            Some(())
-        }
-        Err(_) => {
-            let told = writeln!(io::stderr(), "skipped: there is no `{program}` here");
-            told.expect("standard error");
-            None
-        }
-    }
+    let Ok(output) = Command::new(program).args(arguments).output() else {
+        let told = writeln!(io::stderr(), "skipped: there is no `{program}` here");
+        told.expect("standard error");
+        return None;
+    };
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {err}");
+    Some(())
 }
 
 macro_rules! call {

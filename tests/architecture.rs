@@ -404,7 +404,10 @@ fn one_place_knows_http_and_dropbox(files: &[File]) -> Vec<String> {
         }
         let its = ["Operator", "services", "Error", "Buffer", "Writer", "raw"];
         let names_opendal = |code: &str| {
-            code.contains("use opendal") || its.iter().any(|name| code.contains(&format!("opendal::{name}")))
+            code.contains("use opendal")
+                || its
+                    .iter()
+                    .any(|name| code.contains(&format!("opendal::{name}")))
         };
         if !file.name.starts_with("destination/opendal") && names_opendal(&file.code) {
             complaints.push(format!("{} names OpenDAL", file.name));

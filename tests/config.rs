@@ -244,7 +244,6 @@ fn a_mistyped_type_is_one_fault() {
 #[test]
 fn keys_of_later_features_are_unknown() {
     for (table, key) in [
-        ("encryption", "recipients = [\"age1x\"]"),
         ("projects", "all = true"),
         ("records", "store = \"sqlite\""),
     ] {

@@ -14,6 +14,11 @@ const DATA: &str = "1702758583_2023_12_16_17.8.2_gitlab_backup.tar";
 
 /// The most memory that sending `size` bytes ever took, in KiB.
 fn peak(size: u64, chunk_size: &str, concurrency: usize) -> u64 {
+    peak_with(size, chunk_size, concurrency, "")
+}
+
+/// The same with more in the configuration.
+fn peak_with(size: u64, chunk_size: &str, concurrency: usize, more: &str) -> u64 {
     let dropbox = Dropbox::start(Options {
         tls: true,
         keep_bytes: false,
@@ -31,7 +36,7 @@ fn peak(size: u64, chunk_size: &str, concurrency: usize) -> u64 {
     let config = host
         .config(&dropbox)
         .replace("\"4 MiB\"", &format!("\"{chunk_size}\""));
-    host.write_config(&format!("{config}concurrency = {concurrency}\n"));
+    host.write_config(&format!("{config}concurrency = {concurrency}\n{more}"));
     host.set("SSL_CERT_FILE", dropbox.ca_file().expect("a certificate"));
     most(host.spawn("run -q --skip-create --only data"))
 }
@@ -84,6 +89,27 @@ fn an_upload_takes_the_same_little_memory_whatever_is_sent() {
     assert!(
         twelve.saturating_sub(four) <= 8 * 512,
         "{peaks:?} KiB with 4 connections, the last with 12"
+    );
+}
+
+#[test]
+fn an_encrypted_upload_takes_hardly_more() {
+    if is_emulated() {
+        return;
+    }
+    let public = age::x25519::Identity::generate().to_public();
+    let encryption = format!("[encryption]\nrecipients = [\"{public}\"]\n");
+    let plain = peak(64 << 20, "16 MiB", 4);
+    let peaks: Vec<_> = [64 << 20, 256 << 20]
+        .map(|size| peak_with(size, "16 MiB", 4, &encryption))
+        .into();
+    assert!(
+        peaks.iter().all(|peak| *peak <= 6 * 1024),
+        "{peaks:?} KiB, {plain} KiB in the clear"
+    );
+    assert!(
+        peaks[1].saturating_sub(peaks[0]) <= 1024,
+        "{peaks:?} KiB: it grows with the archive"
     );
 }
 

@@ -1,28 +1,23 @@
 //! The last step of a backup: its manifest, written beside its archives when they are stored, so that
 //! whoever finds a manifest finds a whole backup. A run that died before it is finished by the next.
 
-use std::fs::File;
-use std::io;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::present::There;
 use super::record::{Record, RecordedArchive, StoredAs, tidy};
 use super::{Run, seconds};
 use crate::archive::{ArchiveKind, ArchiveName};
 use crate::catalog::{Catalog, StoredBackup, store_ours};
-use crate::content_hash::{Digest, hash_source};
-use crate::destination::{Destination, LARGEST_SMALL_FILE};
+use crate::destination::Destination;
 use crate::error::{Error, ErrorKind};
 use crate::guard::shrinkage;
 use crate::manifest::{Manifest, ManifestArchive, Problem};
 use crate::recovery;
 use crate::report::{ManifestReport, ManifestStatus, Step, StepReport, StepStatus};
 use crate::retry::Patience;
-use crate::source::Source;
-use crate::source::file::FileSource;
+use crate::seal::SUFFIX;
 
 /// So long, at most, for a manifest that an earlier run owes.
 const NOT_LONG: Duration = Duration::from_mins(1);
@@ -205,7 +200,13 @@ impl Run<'_> {
             let mut stored = rows
                 .flat_map(|row| &row.uploads)
                 .filter(|upload| upload.status.is_stored());
-            let hash = stored.find_map(|upload| upload.content_hash);
+            let hash = stored.find_map(|upload| {
+                if upload.path.ends_with(SUFFIX) {
+                    let sealed = self.seals.stored(&upload.destination, &upload.path);
+                    return sealed.map(|sealed| sealed.content_hash);
+                }
+                upload.content_hash
+            });
             archive.content_hash = archive.content_hash.or(hash);
             for (name, stored) in &self.stored {
                 let place = |known: &StoredAs| {
@@ -254,10 +255,10 @@ impl Run<'_> {
                 continue;
             }
             match self
-                .stored_hash(archive, destination, catalog.as_ref(), &patience)
+                .there(archive, destination, catalog.as_ref(), &patience)
                 .await
             {
-                Some(hash) => entries.push(entry(archive, hash)),
+                Some(there) => entries.push(entry(archive, there)),
                 None if !archive.asked => {}
                 None if archive.open().is_some() => return Finished::Unready,
                 None => lost.push(archive.kind),
@@ -355,20 +356,9 @@ impl Run<'_> {
         manifest: &Manifest,
         patience: &Patience,
     ) -> Result<(), Error> {
+        self.store_lists(record, destination, manifest, patience)
+            .await?;
         let folder = destination.manifest_folder();
-        let index = record.project_index(self.job.state);
-        let index = index.and_then(|path| FileSource::open(&path).ok());
-        for (file, what) in [(self.members(record), "members"), (index, "projects")] {
-            let Some(file) = file else { continue };
-            let source: Arc<dyn Source> = Arc::new(file);
-            // Rehearsing and restoring do without it.
-            if source.len() <= LARGEST_SMALL_FILE
-                && let Some(hash) = hash(&source).await
-            {
-                let path = format!("{folder}/{}.{what}.gz", record.backup_id);
-                destination.put(&path, &source, hash, patience).await?;
-            }
-        }
         let path = format!("{folder}/{}.json", record.backup_id);
         store_ours(
             destination,
@@ -379,46 +369,18 @@ impl Run<'_> {
         )
         .await
     }
-
-    /// The member lists of all archives as one file; gzip streams may follow each other.
-    fn members(&self, record: &Record) -> Option<FileSource> {
-        let lists = record.member_lists(self.job.state);
-        let path = self
-            .job
-            .state
-            .folder("backups")
-            .ok()?
-            .join(format!("{}.members.gz", record.backup_id));
-        let joined = join(&lists, &path).and_then(|()| FileSource::open(&path));
-        joined
-            .inspect_err(|error| {
-                tracing::warn!(
-                    "{}: {error}; the backup is stored without its member list",
-                    path.display()
-                );
-            })
-            .ok()
-            .filter(|source| !source.is_empty())
-    }
 }
 
-fn join(lists: &[std::path::PathBuf], path: &Path) -> io::Result<()> {
-    let mut joined = File::create(path)?;
-    for list in lists {
-        io::copy(&mut File::open(list)?, &mut joined)?;
-    }
-    joined.sync_all()
-}
-
-fn entry(archive: &RecordedArchive, hash: Digest) -> ManifestArchive {
+fn entry(archive: &RecordedArchive, there: There) -> ManifestArchive {
     ManifestArchive {
         kind: archive.kind,
         name: archive.name.clone(),
-        stored_name: archive.name.clone(),
+        stored_name: there.name,
         size: archive.size,
-        content_hash: hash,
-        stored_size: archive.size,
-        stored_hash: hash,
+        content_hash: there.content_hash,
+        stored_size: there.size,
+        stored_hash: there.hash,
+        recipients: there.recipients,
         doubts: archive.doubts.clone(),
         contents: archive.contents.clone(),
     }
@@ -456,14 +418,6 @@ fn add_what_is_there(manifest: &mut Manifest, there: &Manifest) {
 /// Whether two manifests are of the same stored bytes, whenever and wherever they were written.
 fn says_the_same(there: &Manifest, here: &Manifest) -> bool {
     there.archives == here.archives && there.secrets_fingerprint == here.secrets_fingerprint
-}
-
-async fn hash(source: &Arc<dyn Source>) -> Option<Digest> {
-    let source = source.clone();
-    tokio::task::spawn_blocking(move || hash_source(&*source))
-        .await
-        .ok()?
-        .ok()
 }
 
 /// The name of this machine, as far as it has one.

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
+use super::sealed::{Resumption, encrypted_path, plain_name};
 use super::send::Parcel;
 use super::{Job, Run};
 use crate::archive::ArchiveName;
@@ -10,6 +12,14 @@ use crate::destination::Destination;
 use crate::destination::dropbox::{self, Header, JOURNALS, Unfinished};
 use crate::local;
 use crate::report::{ArchiveReport, UploadStatus};
+
+/// An upload that an earlier run left, whose file is still here.
+pub(super) struct Left<'a> {
+    pub(super) header: &'a Header,
+    /// Where the journal lies.
+    pub(super) journal: &'a Path,
+    pub(super) name: &'a ArchiveName,
+}
 
 impl Run<'_> {
     /// Step 3: every upload that an earlier run began and whose file is still the same.
@@ -58,9 +68,8 @@ impl Run<'_> {
     ) {
         let opened = local::open(&header.source, &name)
             .and_then(|source| Ok((source.fingerprint()?, source)));
-        let source = match opened {
-            Ok((fingerprint, source)) if fingerprint == header.fingerprint => source,
-            Ok(_) => return self.give_up(left, "the file has changed"),
+        let (fingerprint, source) = match opened {
+            Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return self.give_up(left, &format!("{}: {error}", header.source.display()));
             }
@@ -72,10 +81,28 @@ impl Run<'_> {
                 ));
             }
         };
+        let size = source.len();
+        let begun = Left {
+            header,
+            journal: &left.path,
+            name: &name,
+        };
+        let resumption = self.left_content(&begun, source.clone(), fingerprint.clone());
+        let (content, path) = match resumption.await {
+            Resumption::Same(content) => (content, header.path.clone()),
+            Resumption::None(why) => return self.give_up(left, why),
+            Resumption::Anew(why) => {
+                self.give_up(left, &format!("{why}; beginning anew"));
+                match self.content(&name, &source, &fingerprint) {
+                    Ok(content) => (content, encrypted_path(header)),
+                    Err(error) => return self.fail(error.to_string()),
+                }
+            }
+        };
         let row = ArchiveReport {
             kind: name.kind,
             name: name.as_str().to_owned(),
-            size: source.len(),
+            size,
             created_at: name.created_at(),
             made_by_this_run: false,
             doubts: header.doubts.clone(),
@@ -83,12 +110,11 @@ impl Run<'_> {
         };
         let parcel = Parcel {
             name,
-            source,
+            content,
             source_path: &header.source,
-            fingerprint: &header.fingerprint,
             doubts: &header.doubts,
             destination,
-            path: header.path.clone(),
+            path,
         };
         tracing::info!(
             "finishing the upload of {} that an earlier run began",
@@ -120,6 +146,9 @@ impl Run<'_> {
         );
         if !self.job.request.dry_run {
             let _ = dropbox::discard(&left.path);
+            if let Ok((header, _)) = &left.content {
+                self.forget(&header.destination, &header.path);
+            }
         }
     }
 
@@ -142,6 +171,6 @@ fn owner_of<'a>(job: &Job<'a>, header: &Header) -> Result<(ArchiveName, &'a Dest
         .iter()
         .find(|known| known.name() == header.destination);
     let destination = destination.ok_or("its destination is no longer configured")?;
-    let name = header.path.rsplit('/').next().and_then(ArchiveName::parse);
+    let name = header.path.rsplit('/').next().and_then(plain_name);
     Ok((name.ok_or("its name is none of GitLab's")?, destination))
 }

@@ -7,6 +7,7 @@
 
 use super::Run;
 use super::record::{Record, RecordedArchive, StoredAs};
+use super::seals::Note;
 use crate::archive::ArchiveName;
 use crate::catalog::{Catalog, read_ours};
 use crate::content_hash::{ContentHasher, Digest, hash_source};
@@ -15,6 +16,7 @@ use crate::destination::{Destination, FileEntry};
 use crate::error::Error;
 use crate::manifest::Manifest;
 use crate::retry::Patience;
+use crate::seal::SUFFIX;
 use crate::source::Fingerprint;
 use crate::units::Size;
 
@@ -25,6 +27,38 @@ pub(super) enum Likeness {
     Other,
     /// Of the same size; a dry run reads no more than that.
     Unread,
+}
+
+/// An archive as a destination holds it.
+pub(super) struct There {
+    pub(super) name: String,
+    pub(super) size: u64,
+    pub(super) hash: Digest,
+    pub(super) recipients: Vec<String>,
+    /// Of the plain archive.
+    pub(super) content_hash: Digest,
+}
+
+/// Stored as GitLab made it.
+fn plain(archive: &RecordedArchive, hash: Digest) -> There {
+    There {
+        name: archive.name.clone(),
+        size: archive.size,
+        hash,
+        recipients: Vec::new(),
+        content_hash: hash,
+    }
+}
+
+fn encrypted(stored: Note) -> There {
+    let name = stored.path.rsplit('/').next().unwrap_or_default();
+    There {
+        name: name.to_owned(),
+        size: stored.stored_size,
+        hash: stored.stored_hash,
+        recipients: stored.recipients,
+        content_hash: stored.content_hash,
+    }
 }
 
 /// A file at a destination that has an archive's name.
@@ -126,14 +160,14 @@ impl Run<'_> {
         }))
     }
 
-    /// The hash of what a destination holds under an archive's name, if it is this very archive.
-    pub(super) async fn stored_hash(
+    /// What a destination holds under an archive's name, encrypted or not, if it is this very archive.
+    pub(super) async fn there(
         &self,
         archive: &mut RecordedArchive,
         destination: &Destination,
         catalog: Option<&Catalog>,
         patience: &Patience,
-    ) -> Option<Digest> {
+    ) -> Option<There> {
         let rows = self
             .report
             .archives
@@ -143,9 +177,22 @@ impl Run<'_> {
             .flat_map(|row| &row.uploads)
             .filter(|upload| upload.destination == destination.name());
         if let Some(upload) = uploads.find(|upload| upload.status.is_stored()) {
-            return upload.content_hash;
+            return match self.seals.stored(destination.name(), &upload.path) {
+                Some(sealed) if upload.path.ends_with(SUFFIX) => Some(encrypted(sealed)),
+                _ => Some(plain(archive, upload.content_hash?)),
+            };
         }
         let path = destination.path(archive.kind, &archive.name);
+        let sealed = self
+            .seals
+            .stored(destination.name(), &(path.clone() + SUFFIX));
+        if let Some(sealed) = sealed.filter(|sealed| sealed.fingerprint == archive.fingerprint)
+            && let Some(found) = catalog?.file(&sealed.path)
+            && sealed.is(found)
+        {
+            archive.content_hash = Some(sealed.content_hash);
+            return Some(encrypted(sealed));
+        }
         let found = catalog?
             .file(&path)
             .filter(|found| found.size == archive.size)?;
@@ -168,7 +215,7 @@ impl Run<'_> {
             found: &file,
         };
         match self.is_same(&candidate, hash, patience).await {
-            Ok(Likeness::Same) => Some(hash),
+            Ok(Likeness::Same) => Some(plain(archive, hash)),
             Ok(_) => None,
             Err(error) => {
                 tracing::warn!("{error}");

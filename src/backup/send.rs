@@ -1,5 +1,6 @@
 //! Archives on their way to the destinations.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 
 use super::look::{Opened, open};
 use super::present::{Candidate, Likeness};
+use super::sealed::Content;
 use super::{Chosen, Run, seconds};
 use crate::archive::{Archive, ArchiveName, Form};
 use crate::content_hash::{Digest, hash_source};
@@ -18,7 +20,7 @@ use crate::http::source_error;
 use crate::progress::Progress;
 use crate::report::{ArchiveReport, UploadReport, UploadStatus};
 use crate::retry::Patience;
-use crate::source::{Fingerprint, Source};
+use crate::source::Source;
 use crate::units::Size;
 
 /// A dry run waits no longer for an answer.
@@ -27,11 +29,10 @@ const DRY_RUN_PATIENCE: Duration = Duration::from_secs(10);
 /// An open archive and where it goes.
 pub(super) struct Parcel<'a> {
     pub(super) name: ArchiveName,
-    pub(super) source: Arc<dyn Source>,
+    /// What is stored of it.
+    pub(super) content: Content,
     /// Where it lies on this machine.
     pub(super) source_path: &'a Path,
-    /// Of the bytes that were looked into; no others are stored.
-    pub(super) fingerprint: &'a Fingerprint,
     pub(super) doubts: &'a [String],
     pub(super) destination: &'a Destination,
     pub(super) path: String,
@@ -115,20 +116,23 @@ impl Run<'_> {
             .iter()
             .map(|upload| upload.destination.clone())
             .collect();
+        let content = match opened {
+            Ok(opened) => self.content(&archive.name, &opened.source, &opened.fingerprint),
+            Err(error) => Err(error.clone()),
+        };
         let job = self.job;
         let mut uploads = Vec::new();
         for destination in job.taking_part() {
             if !destination.takes(kind) || finished.iter().any(|name| name == destination.name()) {
                 continue;
             }
-            let path = destination.path(kind, archive.name.as_str());
-            match opened {
-                Ok(opened) => {
+            let path = destination.path(kind, &self.stored_name(&archive.name));
+            match &content {
+                Ok(content) => {
                     let parcel = Parcel {
                         name: archive.name.clone(),
-                        source: opened.source.clone(),
+                        content: content.clone(),
                         source_path: &archive.path,
-                        fingerprint: &opened.fingerprint,
                         doubts,
                         destination,
                         path,
@@ -221,7 +225,11 @@ impl Run<'_> {
 
     async fn upload(&mut self, parcel: &Parcel<'_>) -> Option<UploadReport> {
         let start = Instant::now();
-        let progress = Progress::new(self.job.show, parcel.name.as_str(), parcel.source.len());
+        let progress = Progress::new(
+            self.job.show,
+            parcel.name.as_str(),
+            parcel.content.source.len(),
+        );
         let result = tokio::select! {
             result = self.transfer(parcel, &progress) => result,
             () = progress.log_now_and_then() => unreachable!("it goes on for ever"),
@@ -261,16 +269,20 @@ impl Run<'_> {
     }
 
     /// The content hash, and how sure it is, if what is there is this archive; else an error that touches nothing.
-    async fn compare(
+    pub(super) async fn compare(
         &self,
         parcel: &Parcel<'_>,
         found: &Entry,
         patience: &Patience,
     ) -> Result<(Digest, Likeness, FileEntry), Error> {
         let file = parcel.comparable(found)?;
-        let hash = match self.known_hash(&parcel.name, parcel.fingerprint) {
+        if let Some(sealed) = &parcel.content.sealed {
+            let (hash, likeness) = self.compare_sealed(parcel, sealed, file, patience).await?;
+            return Ok((hash, likeness, file.clone()));
+        }
+        let hash = match self.known_hash(&parcel.name, &parcel.content.fingerprint) {
             Some(hash) => hash,
-            None => parcel.hash().await?,
+            None => parcel.hash(parcel.content.source.clone()).await?,
         };
         match self
             .is_same(&parcel.candidate(file), hash, patience)
@@ -299,9 +311,10 @@ impl Run<'_> {
             );
         }
         let journals = journals.ok();
+        self.keep_sealing(parcel);
         let shipment = Shipment {
-            source: parcel.source.clone(),
-            fingerprint: parcel.fingerprint,
+            source: parcel.content.source.clone(),
+            fingerprint: &parcel.content.fingerprint,
             source_path: parcel.source_path,
             path: &parcel.path,
             doubts: parcel.doubts,
@@ -310,7 +323,14 @@ impl Run<'_> {
             options: self.job.upload,
             progress,
         };
-        let hash = parcel.destination.store(&shipment).await?;
+        let stored = parcel.destination.store(&shipment).await;
+        if let Err(error) = &stored
+            && error.kind() == ErrorKind::SourceChanged
+        {
+            self.forget_sealing(parcel);
+        }
+        let hash = stored?;
+        self.note_sealed(parcel, hash).await?;
         // That it cannot be looked at now costs another look later.
         let there = parcel.destination.stat(&parcel.path, &patience).await.ok();
         Ok((hash, there.flatten().and_then(|entry| entry.file)))
@@ -329,7 +349,8 @@ impl Parcel<'_> {
                 found.name
             )));
         }
-        if file.size != self.source.len() {
+        // Encrypted again, it may well be of another length.
+        if self.content.sealed.is_none() && file.size != self.content.source.len() {
             return Err(self.conflict(&format!(
                 "a file of that name with other content ({}) is there",
                 Size(file.size)
@@ -338,7 +359,7 @@ impl Parcel<'_> {
         Ok(file)
     }
 
-    fn conflict(&self, what: &str) -> Error {
+    pub(super) fn conflict(&self, what: &str) -> Error {
         Error::new(
             ErrorKind::AlreadyExists,
             self.action(),
@@ -347,7 +368,7 @@ impl Parcel<'_> {
         .hint("rename or delete it there, then run again with --skip-create")
     }
 
-    fn candidate<'c>(&'c self, found: &'c FileEntry) -> Candidate<'c> {
+    pub(super) fn candidate<'c>(&'c self, found: &'c FileEntry) -> Candidate<'c> {
         Candidate {
             destination: self.destination,
             path: &self.path,
@@ -356,16 +377,24 @@ impl Parcel<'_> {
         }
     }
 
-    /// Hashes the file without sending it.
-    async fn hash(&self) -> Result<Digest, Error> {
+    /// Hashes the archive, or the plain bytes of an encrypted one, without sending it.
+    pub(super) async fn hash(&self, source: Arc<dyn Source>) -> Result<Digest, Error> {
+        self.read(move || hash_source(&*source)).await
+    }
+
+    /// Reads the archive in the blocking pool; an error if it is no longer what it was.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        reading: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
         let action = format!("reading {}", self.source_path.display());
-        let (source, fingerprint) = (self.source.clone(), self.fingerprint.clone());
-        let hashing = tokio::task::spawn_blocking(move || {
-            let hash = hash_source(&*source)?;
-            Ok((source.fingerprint()? == fingerprint).then_some(hash))
+        let content = self.content.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let result = reading()?;
+            Ok((content.source.fingerprint()? == content.fingerprint).then_some(result))
         });
-        match hashing.await {
-            Ok(Ok(Some(hash))) => Ok(hash),
+        match reading.await {
+            Ok(Ok(Some(result))) => Ok(result),
             Ok(Ok(None)) => Err(Error::new(
                 ErrorKind::SourceChanged,
                 action,
@@ -392,8 +421,8 @@ impl Parcel<'_> {
             Err(error) => return Err(error),
         };
         match free {
-            Some(free) if free < self.source.len() => {
-                let (needed, free) = (Size(self.source.len()), Size(free));
+            Some(free) if free < self.content.source.len() => {
+                let (needed, free) = (Size(self.content.source.len()), Size(free));
                 let what = format!("it needs {needed}, but only {free} are free; nothing was sent");
                 Err(Error::new(ErrorKind::NoSpace, self.action(), what)
                     .hint("make room there, then run again with --skip-create"))

@@ -45,9 +45,11 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
     let Look {
         config,
         unreadable,
-        faults,
+        mut faults,
         exposed,
     } = config::look(&path);
+    // What stands in the file of recipients keeps a run from beginning as well.
+    faults.extend(Setup::encryption(&config).err().map(|(_, message)| message));
     let (given, program) = (variables(global), program(global));
     let (examination, stopped) = Setup::carry_out(global, (config, Vec::new()), async |setup| {
         let now = Utc::now();

@@ -18,6 +18,7 @@ use crate::notify::Notifier;
 use crate::notify::message::Message;
 use crate::report::{RunReport, Status};
 use crate::schedule;
+use crate::seal::Encryption;
 use crate::state::{RunLock, StateDir};
 
 /// Makes the backups and brings them to the destinations.
@@ -29,10 +30,12 @@ pub fn run(global: &Global, arguments: &RunArgs, log: &Tail) -> Result<ExitStatu
         skip_create: arguments.skip_create,
         kinds,
     };
+    let encryption = Setup::encryption(&loaded.0)?;
     let wait = arguments.wait.map_or(Duration::ZERO, |wait| wait.0);
     let state = StateDir::new(&loaded.0.state_dir);
     let report = Setup::carry_out(global, loaded, async |setup| {
-        carry_out(&setup, request, arguments.no_prune, wait, log).await
+        let prune = !arguments.no_prune;
+        carry_out(&setup, request, encryption.as_ref(), prune, wait, log).await
     })?;
     tell(global, &report, || {
         let next = next_step(&report, &state);
@@ -56,7 +59,8 @@ fn next_step(report: &RunReport, state: &StateDir) -> Option<&'static str> {
 async fn carry_out(
     setup: &Setup,
     request: Request,
-    no_prune: bool,
+    encryption: Option<&Encryption>,
+    prune: bool,
     wait: Duration,
     log: &Tail,
 ) -> Result<RunReport, Failure> {
@@ -73,7 +77,8 @@ async fn carry_out(
         gitlab: &setup.gitlab,
         guard: &setup.guard,
         hooks: &setup.hooks,
-        retention: setup.retention.as_ref().filter(|_| !no_prune),
+        encryption,
+        retention: setup.retention.as_ref().filter(|_| prune),
         destinations: &setup.destinations,
         selected: &setup.selected,
         upload: &setup.upload,

@@ -19,6 +19,7 @@ use crate::notify;
 use crate::progress::Show;
 use crate::retention::RetentionPolicy;
 use crate::retry::{Patience, SHORT_PATIENCE};
+use crate::seal::Encryption;
 use crate::state::{LockError, RunLock, StateDir};
 use crate::stop::Stop;
 
@@ -60,6 +61,13 @@ impl Setup {
         let config = config::load(&path).map_err(|message| (USAGE, message))?;
         let selected = select(&config, given).map_err(|message| (USAGE, message))?;
         Ok((config, selected))
+    }
+
+    /// What is encrypted, and to whom, for the commands that store something.
+    pub fn encryption(config: &Config) -> Result<Option<Encryption>, Failure> {
+        let settings = config.encryption.as_ref();
+        let resolved = settings.map(crate::seal::Settings::resolve).transpose();
+        resolved.map_err(|message| (USAGE, message))
     }
 
     /// Makes the parts, and carries `operation` out with them on the one I/O thread.

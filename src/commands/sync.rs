@@ -15,6 +15,7 @@ use crate::units::Size;
 /// Sends what complete local backups a destination still lacks.
 pub fn run(global: &Global, arguments: &SyncArgs) -> Result<ExitStatus, Failure> {
     let loaded = Setup::load(global, &arguments.destination)?;
+    let encryption = Setup::encryption(&loaded.0)?;
     let wait = arguments.wait.map_or(Duration::ZERO, |wait| wait.0);
     let report = Setup::carry_out(global, loaded, async |setup| {
         let _lock = setup.lock(wait).await?;
@@ -25,6 +26,7 @@ pub fn run(global: &Global, arguments: &SyncArgs) -> Result<ExitStatus, Failure>
             gitlab: &setup.gitlab,
             guard: &setup.guard,
             hooks: &setup.hooks,
+            encryption: encryption.as_ref(),
             retention: setup.retention.as_ref(),
             destinations: &setup.destinations,
             selected: &setup.selected,

@@ -33,7 +33,7 @@ pub use crate::destination::dropbox::consent::{
     APPS_PAGE, CONNECTED_APPS_PAGE, Consent, Grant, Revoked,
 };
 pub use crate::destination::dropbox::journal::{
-    Header, JOURNALS, Unfinished, awaited, discard, unfinished,
+    Header, JOURNALS, Unfinished, acknowledged, awaited, discard, unfinished,
 };
 
 /// `[destinations.NAME]` with `type = "dropbox"`.

@@ -163,8 +163,8 @@ impl age::Identity for Capture<'_> {
                 found.kinds.push(shown);
             }
         }
-        let keys = self.identities.keys.iter();
-        let file_key = keys.filter_map(|key| key.unwrap_stanzas(stanzas)).next()?;
+        let mut keys = self.identities.keys.iter();
+        let file_key = keys.find_map(|key| key.unwrap_stanzas(stanzas))?;
         if let Ok(file_key) = &file_key {
             let mut copy = SecretBox::new(Box::new([0; FILE_KEY_BYTES]));
             copy.expose_secret_mut()

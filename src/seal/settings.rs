@@ -11,6 +11,20 @@ use crate::settings::Section;
 /// A longer file names no recipients; bytes.
 const LONGEST_FILE: u64 = 1024 * 1024;
 
+/// What is encrypted, and to whom.
+#[derive(Clone, Debug)]
+pub struct Encryption {
+    recipients: Recipients,
+    kinds: Vec<ArchiveKind>,
+}
+
+impl Encryption {
+    /// Who can decrypt archives of this kind; none if they are not encrypted.
+    pub fn of(&self, kind: ArchiveKind) -> Option<&Recipients> {
+        self.kinds.contains(&kind).then_some(&self.recipients)
+    }
+}
+
 /// `[encryption]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -54,13 +68,14 @@ impl Settings {
         })
     }
 
-    /// Whether archives of this kind are encrypted.
-    pub fn covers(&self, kind: ArchiveKind) -> bool {
-        self.kinds.contains(&kind)
+    /// With everybody who can decrypt, those in the file too. The error names what is wrong.
+    pub fn resolve(&self) -> Result<Encryption, String> {
+        let recipients = self.recipients()?;
+        let kinds = self.kinds.clone();
+        Ok(Encryption { recipients, kinds })
     }
 
-    /// Everybody who can decrypt, those in the file too. The error names what is wrong.
-    pub fn recipients(&self) -> Result<Recipients, String> {
+    fn recipients(&self) -> Result<Recipients, String> {
         let inline = self.recipients.iter().flat_map(Recipients::public_keys);
         let mut texts: Vec<String> = inline.cloned().collect();
         let mut place = "`encryption.recipients`".to_owned();

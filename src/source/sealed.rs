@@ -26,8 +26,16 @@ const MOST_OPEN: usize = 64;
 pub struct Sealed {
     inner: Arc<dyn Source>,
     sealing: Arc<Sealing>,
-    ready: Mutex<Vec<(u64, Vec<u8>)>>,
+    ready: Mutex<Ready>,
     plain: Option<Mutex<PlainHash>>,
+}
+
+/// Sealed chunks that were read in part, the longest ago first; and buffers for the next ones, so that memory is not
+/// asked for and given back for each.
+#[derive(Default)]
+struct Ready {
+    waiting: Vec<(u64, Vec<u8>)>,
+    spare: Vec<Vec<u8>>,
 }
 
 /// Whether the content hash of the plain bytes will be asked for.
@@ -68,6 +76,11 @@ impl Sealed {
         &self.inner
     }
 
+    /// The fingerprint while the plain bytes have this one.
+    pub fn fingerprint_of(&self, inner: &Fingerprint) -> Fingerprint {
+        Fingerprint(format!("{inner}+age:{}", self.sealing.id()))
+    }
+
     /// The content hash of the plain bytes: of what has passed already, the rest is read. Blocks the thread.
     pub fn content_hash(&self) -> io::Result<Digest> {
         let mut blocks = Vec::new();
@@ -77,15 +90,14 @@ impl Sealed {
                 .plain
                 .as_ref()
                 .and_then(|plain| lock(plain).done.get(&number).copied());
-            match known {
-                Some(block) => blocks.push(block),
-                None => {
-                    let start = number * BLOCK_LEN;
-                    let range = start..len.min(start + BLOCK_LEN);
-                    blocks.extend(hash_blocks(&*self.inner, range.clone())?);
-                    self.inner.release(range);
-                }
+            if let Some(block) = known {
+                blocks.push(block);
+                continue;
             }
+            let start = number * BLOCK_LEN;
+            let range = start..len.min(start + BLOCK_LEN);
+            blocks.extend(hash_blocks(&*self.inner, range.clone())?);
+            self.inner.release(range);
         }
         Ok(combine(&blocks))
     }
@@ -159,21 +171,32 @@ impl Sealed {
     /// A whole sealed chunk: one that was not read to its end before, or a new one.
     fn chunk(&self, number: u64) -> io::Result<Vec<u8>> {
         let mut ready = lock(&self.ready);
-        if let Some(index) = ready.iter().position(|(known, _)| *known == number) {
-            return Ok(ready.remove(index).1);
+        if let Some(index) = ready.waiting.iter().position(|(known, _)| *known == number) {
+            return Ok(ready.waiting.remove(index).1);
         }
+        let mut chunk = ready.spare.pop().unwrap_or_default();
         drop(ready);
-        let mut chunk = vec![0; self.sealed_chunk_len(number)];
+        chunk.resize(self.sealed_chunk_len(number), 0);
         self.seal_into(number, &mut chunk)?;
         Ok(chunk)
     }
 
+    /// Its reader will be back.
     fn put_back(&self, number: u64, chunk: Vec<u8>) {
         let mut ready = lock(&self.ready);
-        if ready.len() == MOST_READY {
-            ready.remove(0);
+        if ready.waiting.len() == MOST_READY {
+            let (_, forgotten) = ready.waiting.remove(0);
+            ready.spare.push(forgotten);
         }
-        ready.push((number, chunk));
+        ready.waiting.push((number, chunk));
+    }
+
+    /// It was read to its end.
+    fn reuse(&self, chunk: Vec<u8>) {
+        let mut ready = lock(&self.ready);
+        if ready.waiting.len() + ready.spare.len() < MOST_READY {
+            ready.spare.push(chunk);
+        }
     }
 }
 
@@ -184,8 +207,19 @@ impl Source for Sealed {
 
     /// The plain bytes', and which encryption it is: another one makes other bytes of them.
     fn fingerprint(&self) -> io::Result<Fingerprint> {
-        let inner = self.inner.fingerprint()?;
-        Ok(Fingerprint(format!("{inner}+age:{}", self.sealing.id())))
+        Ok(self.fingerprint_of(&self.inner.fingerprint()?))
+    }
+
+    fn is_still(&self, expected: &Fingerprint) -> io::Result<bool> {
+        let suffix = format!("+age:{}", self.sealing.id());
+        match expected.0.strip_suffix(&suffix) {
+            Some(inner) => self.inner.is_still(&Fingerprint(inner.to_owned())),
+            None => Ok(false),
+        }
+    }
+
+    fn left_out(&self) -> Vec<String> {
+        self.inner.left_out()
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -217,6 +251,8 @@ impl Source for Sealed {
             rest[..len].copy_from_slice(&chunk[skip..skip + len]);
             if skip + len < chunk_len {
                 self.put_back(number, chunk);
+            } else {
+                self.reuse(chunk);
             }
             filled += len;
         }

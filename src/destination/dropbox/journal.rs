@@ -7,6 +7,8 @@
 //! every line: a kill loses nothing, a power cut some seconds that are sent again, and an SD card lives.
 //! A torn end is ignored.
 
+mod plan;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
@@ -21,6 +23,8 @@ use crate::content_hash::{BLOCK_LEN, Digest, combine};
 use crate::source::Fingerprint;
 use crate::state::{private_file, sync_folder};
 
+pub use crate::destination::dropbox::journal::plan::Plan;
+
 /// The folder of upload journals in the state folder.
 pub const JOURNALS: &str = "uploads";
 
@@ -30,8 +34,6 @@ const FORMAT: u32 = 1;
 const LONGEST_LIFE: TimeDelta = TimeDelta::days(6);
 /// How long acknowledged chunks may wait for the disk.
 const SYNC_EVERY: Duration = Duration::from_secs(10);
-/// How many chunks at the start are shorter.
-const RAMP: usize = 3;
 /// What the name of every journal ends in.
 const EXTENSION: &str = "journal";
 
@@ -80,57 +82,6 @@ struct Checked<'a> {
     line: &'a RawValue,
 }
 
-/// How an archive is cut: chunks of whole blocks, and a remainder of less than a block, possibly empty,
-/// that closes the session and is the chunk with the last number.
-///
-/// The first chunks are shorter, a quarter, a half and three quarters: on a line that all connections share,
-/// chunks of one length would all end together, and then the line would be idle for a round trip.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    len: u64,
-    chunk_len: u64,
-}
-
-impl Plan {
-    /// `chunk_len` is a multiple of the block length.
-    pub fn new(len: u64, chunk_len: u64) -> Plan {
-        Plan { len, chunk_len }
-    }
-
-    /// The number of the closing chunk.
-    pub fn last(self) -> usize {
-        let ramp = (0..RAMP)
-            .take_while(|number| self.start(*number) < self.aligned())
-            .count();
-        let rest = self
-            .aligned()
-            .saturating_sub(self.start(RAMP))
-            .div_ceil(self.chunk_len);
-        ramp + usize::try_from(rest).expect("chunks fit memory")
-    }
-
-    /// The bytes of a chunk.
-    pub fn range(self, number: usize) -> Range<u64> {
-        if number == self.last() {
-            return self.aligned()..self.len;
-        }
-        self.start(number)..self.aligned().min(self.start(number + 1))
-    }
-
-    /// Where a chunk would start in a file without an end.
-    fn start(self, number: usize) -> u64 {
-        let step = (self.chunk_len / 4 / BLOCK_LEN).max(1) * BLOCK_LEN;
-        let ramp: u64 = (1..=number.min(RAMP) as u64)
-            .map(|n| self.chunk_len.min(n * step))
-            .sum();
-        ramp + number.saturating_sub(RAMP) as u64 * self.chunk_len
-    }
-
-    fn aligned(self) -> u64 {
-        self.len - self.len % BLOCK_LEN
-    }
-}
-
 /// An upload that is under way.
 #[derive(Debug)]
 pub struct Journal {
@@ -156,6 +107,19 @@ pub struct Unfinished {
 pub fn awaited(folder: &Path) -> Vec<PathBuf> {
     let left = unfinished(folder).unwrap_or_default().into_iter();
     left.filter_map(|left| Some(left.content.ok()?.0.source))
+        .collect()
+}
+
+/// What of an upload has been acknowledged, with the digests of its blocks, in order; nothing of a journal that
+/// cannot be used.
+pub fn acknowledged(path: &Path) -> Vec<(Range<u64>, Vec<Digest>)> {
+    let Ok((mut journal, _)) = Journal::load(path) else {
+        return Vec::new();
+    };
+    let plan = journal.plan();
+    let chunks = std::mem::take(&mut journal.chunks).into_iter().enumerate();
+    chunks
+        .filter_map(|(number, blocks)| Some((plan.range(number), blocks?)))
         .collect()
 }
 
