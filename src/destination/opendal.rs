@@ -5,6 +5,8 @@ mod answer;
 #[cfg(feature = "opendal")]
 mod disk;
 #[cfg(feature = "opendal")]
+mod freight;
+#[cfg(feature = "opendal")]
 mod keys;
 #[cfg(not(feature = "opendal"))]
 mod missing;

@@ -1,0 +1,164 @@
+//! A file that is to be sent: its bytes, and how they are cut into parts.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use super::place::blocking;
+use super::wire::Ledger;
+use crate::content_hash::ContentHasher;
+use crate::error::{Error, ErrorKind};
+use crate::http::{Bandwidth, source_error};
+use crate::progress::Progress;
+use crate::retry::Patience;
+use crate::source::{Fingerprint, Source, read_exact_at};
+use crate::units::MIB;
+
+/// How long a part is at least, in bytes: what Amazon's own tool takes. Each is held in memory until it has arrived;
+/// with one that waits its turn and one that is being read that is (`concurrency` + 2) × 8 MiB.
+const PART_LEN: u64 = 8 * MIB;
+/// No service takes more parts (S3's and Google's limit; Azure's is higher).
+const MOST_PARTS: u64 = 10_000;
+/// No part but the last may be shorter (S3's limit), and OpenDAL collects what is.
+const SHORTEST_PART: u64 = 5 * MIB;
+/// A file on its way to one path.
+pub(super) struct Freight<'a> {
+    pub(super) action: &'a str,
+    pub(super) source: Arc<dyn Source>,
+    /// What it must look like; none if nobody else can change it.
+    pub(super) fingerprint: Option<&'a Fingerprint>,
+    pub(super) path: &'a str,
+    /// Whether a file of that name may be there.
+    pub(super) replace: bool,
+    /// Parts on their way at a time.
+    pub(super) in_flight: usize,
+    pub(super) bandwidth: Option<Arc<Bandwidth>>,
+    pub(super) progress: Option<&'a Progress>,
+    /// The time it is stored with, where there is one.
+    pub(super) modified: Option<SystemTime>,
+}
+
+/// How a length is cut into parts: at most 10,000, none but an only one shorter than 5 MiB.
+pub(super) fn parts(len: u64) -> Vec<Range<u64>> {
+    let part = len
+        .div_ceil(MOST_PARTS - 1)
+        .next_multiple_of(MIB)
+        .max(PART_LEN);
+    let mut parts = Vec::new();
+    let mut start = 0;
+    while start < len {
+        let rest = len - start;
+        let end = if rest < part + SHORTEST_PART {
+            len
+        } else {
+            start + part
+        };
+        parts.push(start..end);
+        start = end;
+    }
+    parts
+}
+
+impl Freight<'_> {
+    pub(super) fn error(&self, kind: ErrorKind, what: &str) -> Error {
+        Error::new(kind, self.action, what)
+    }
+
+    /// Says how much has arrived by now, which renews patience.
+    pub(super) fn tell(&self, ledger: &Ledger, patience: &Patience) {
+        let news = ledger.news();
+        if news > 0 {
+            patience.renew();
+            if let Some(progress) = self.progress {
+                progress.add(news);
+            }
+        }
+    }
+
+    /// Reads a range and hashes it, and says whether the source is still what it was.
+    pub(super) async fn take(
+        &self,
+        range: Range<u64>,
+        mut hasher: ContentHasher,
+    ) -> Result<(Bytes, ContentHasher), Error> {
+        let (source, expected) = (self.source.clone(), self.fingerprint.cloned());
+        let action = self.action.to_owned();
+        blocking(self.action, move || {
+            let len = usize::try_from(range.end - range.start).expect("a part fits memory");
+            let mut buf = vec![0; len];
+            read_exact_at(&*source, range.start, &mut buf)
+                .map_err(|error| source_error(&action, &error))?;
+            hasher.update(&buf);
+            source.release(range);
+            unchanged(&action, &*source, expected.as_ref())?;
+            Ok((Bytes::from(buf), hasher))
+        })
+        .await
+    }
+
+    /// The last look before it gets its name.
+    pub(super) async fn check(&self) -> Result<(), Error> {
+        let (source, expected) = (self.source.clone(), self.fingerprint.cloned());
+        let action = self.action.to_owned();
+        blocking(self.action, move || {
+            unchanged(&action, &*source, expected.as_ref())
+        })
+        .await
+    }
+}
+
+fn unchanged(
+    action: &str,
+    source: &dyn Source,
+    expected: Option<&Fingerprint>,
+) -> Result<(), Error> {
+    let Some(expected) = expected else {
+        return Ok(());
+    };
+    let changed = |what: &str| Err(Error::new(ErrorKind::SourceChanged, action, what));
+    match source.fingerprint() {
+        Ok(found) if found == *expected => Ok(()),
+        Ok(_) => changed("the file changed while it was read"),
+        Err(error) => changed(&error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_thousand_parts_suffice_and_none_is_too_short() {
+        for len in [
+            0,
+            1,
+            SHORTEST_PART,
+            PART_LEN,
+            PART_LEN + 1,
+            PART_LEN + SHORTEST_PART,
+            3 * PART_LEN - 1,
+            256 * MIB + 512,
+            9_999 * PART_LEN,
+            9_999 * PART_LEN + 1,
+            9_999 * PART_LEN + SHORTEST_PART,
+            200 * 1024 * MIB + 77,
+            5 * 1024 * 1024 * MIB,
+        ] {
+            let parts = parts(len);
+            assert!(parts.len() <= 10_000, "{len}: {} parts", parts.len());
+            let mut end = 0;
+            for part in &parts {
+                assert_eq!(part.start, end, "{len}");
+                end = part.end;
+                let part_len = part.end - part.start;
+                assert!(parts.len() == 1 || part_len >= SHORTEST_PART, "{len}");
+                if len <= 9_999 * PART_LEN {
+                    assert!(part_len < PART_LEN + SHORTEST_PART, "{len}");
+                }
+            }
+            assert_eq!(end, len);
+        }
+    }
+}
