@@ -1,10 +1,10 @@
 //! A file that is to be sent: its bytes, and how they are cut into parts.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::place::blocking;
 use super::wire::Ledger;
@@ -38,6 +38,31 @@ pub(super) struct Freight<'a> {
     pub(super) progress: Option<&'a Progress>,
     /// The time it is stored with, where there is one.
     pub(super) modified: Option<SystemTime>,
+    pub(super) memory: Memory,
+}
+
+/// Parts whose memory is used again once everybody has let go of them: freed and taken anew by ever other threads
+/// it would grow to twice as much.
+#[derive(Clone, Default)]
+pub(super) struct Memory(Arc<Mutex<Vec<Bytes>>>);
+
+impl Memory {
+    fn take(&self) -> BytesMut {
+        let free = self.0.lock().ok().and_then(|mut used| {
+            let free = used.iter().position(Bytes::is_unique)?;
+            Some(used.swap_remove(free))
+        });
+        free.and_then(|free| free.try_into_mut().ok())
+            .unwrap_or_default()
+    }
+
+    fn lend(&self, memory: BytesMut) -> Bytes {
+        let part = memory.freeze();
+        if let Ok(mut used) = self.0.lock() {
+            used.push(part.clone());
+        }
+        part
+    }
 }
 
 /// How a length is cut into parts: at most 10,000, none but an only one shorter than 5 MiB.
@@ -84,16 +109,17 @@ impl Freight<'_> {
         mut hasher: ContentHasher,
     ) -> Result<(Bytes, ContentHasher), Error> {
         let (source, expected) = (self.source.clone(), self.fingerprint.cloned());
-        let action = self.action.to_owned();
+        let (action, memory) = (self.action.to_owned(), self.memory.clone());
         blocking(self.action, move || {
             let len = usize::try_from(range.end - range.start).expect("a part fits memory");
-            let mut buf = vec![0; len];
+            let mut buf = memory.take();
+            buf.resize(len, 0);
             read_exact_at(&*source, range.start, &mut buf)
                 .map_err(|error| source_error(&action, &error))?;
             hasher.update(&buf);
             source.release(range);
             unchanged(&action, &*source, expected.as_ref())?;
-            Ok((Bytes::from(buf), hasher))
+            Ok((memory.lend(buf), hasher))
         })
         .await
     }

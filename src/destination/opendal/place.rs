@@ -13,7 +13,7 @@ use opendal::{HttpTransporter, Metadata, OperationContext, Operator};
 use super::Scheme;
 use super::answer::{of_disk, understand};
 use super::disk::Disk;
-use super::freight::Freight;
+use super::freight::{Freight, Memory};
 use super::keys::Settings;
 use super::partial::{is_partial, split};
 use super::wire::{Ledger, Transport, Wire};
@@ -336,6 +336,7 @@ impl OpenDal {
             bandwidth: None,
             progress: None,
             modified: None,
+            memory: Memory::default(),
         };
         if self.ship(&freight, patience).await? != hash {
             let what = "the bytes changed while they were sent";
@@ -367,6 +368,7 @@ impl OpenDal {
             bandwidth: shipment.options.bandwidth.clone(),
             progress: Some(shipment.progress),
             modified: Some(shipment.client_modified.into()),
+            memory: Memory::default(),
         };
         self.ship(&freight, &patience).await
     }

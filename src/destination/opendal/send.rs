@@ -27,7 +27,7 @@ use crate::retry::{Patience, retry};
 use crate::units::MIB;
 
 /// What is written in order goes in pieces of so many bytes.
-const PIECE_LEN: u64 = 4 * MIB;
+const PIECE_LEN: u64 = MIB;
 /// How often everything is begun again.
 const LONGEST_SERIES: usize = 3;
 /// Taking back what was begun takes no longer, or it stays for the next run.
@@ -356,10 +356,16 @@ impl OpenDal {
         action: &str,
         patience: &Patience,
     ) -> Result<Digest, Error> {
+        // A disk is near: it is asked often, and for little.
+        let piece = if self.can_rename() {
+            PIECE_LEN
+        } else {
+            LONGEST_RANGE
+        };
         let mut hasher = ContentHasher::default();
         let mut offset = 0;
         while offset < len {
-            let end = len.min(offset + LONGEST_RANGE);
+            let end = len.min(offset + piece);
             let read = retry(&self.wire.pause, patience, async || {
                 let asked = client.read_with(key(path)).range(offset..end).await;
                 asked.map_err(|error| self.error(action, &error))
