@@ -313,9 +313,8 @@ impl OpenDal {
             freight.tell(ledger, patience);
             closed.map_err(|error| self.error(freight.action, &error))
         });
-        let error = match closed.await {
-            Ok(_) => return Ok(true),
-            Err(error) => error,
+        let Err(error) = closed.await else {
+            return Ok(true);
         };
         // The reply to an earlier try was lost: the service knows no such upload any more, or finds our own
         // object in the way.
