@@ -189,6 +189,41 @@ fn wsgidav() -> Option<Place> {
     Some(Place::new("webdav by wsgidav", lines, (server, folder)))
 }
 
+/// A folder of this machine.
+#[cfg(feature = "fs")]
+fn folder() -> Place {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = folder.path().display();
+    let lines = format!("type = \"fs\"\nroot = \"{root}\"\nrequire_mount = false\n");
+    Place::new("fs", lines, folder)
+}
+
+#[cfg(feature = "s3")]
+fn rclone_s3() -> Option<Place> {
+    let (server, folder, port) = serve("rclone", |folder, port| {
+        fs::create_dir(folder.join("bucket")).expect("a bucket");
+        let (folder, address) = (folder.display().to_string(), format!("127.0.0.1:{port}"));
+        [
+            "serve",
+            "s3",
+            &folder,
+            "--addr",
+            &address,
+            "--auth-key",
+            "AKIDEXAMPLE,secret-key",
+            "--vfs-cache-mode",
+            "off",
+        ]
+        .map(str::to_owned)
+        .into()
+    })?;
+    let lines = format!(
+        "type = \"s3\"\nbucket = \"bucket\"\nendpoint = \"http://127.0.0.1:{port}\"\n\
+         access_key_id = \"AKIDEXAMPLE\"\nsecret_access_key = \"secret-key\"\n"
+    );
+    Some(Place::new("s3 by rclone", lines, (server, folder)))
+}
+
 /// All there are here; each is a world of its own.
 fn places() -> Vec<Place> {
     let mut places = vec![
@@ -197,6 +232,10 @@ fn places() -> Vec<Place> {
         webdav("nextcloud", Flavour::Nextcloud),
         webdav("owncloud", Flavour::OwnCloud),
     ];
+    #[cfg(feature = "fs")]
+    places.push(folder());
+    #[cfg(feature = "s3")]
+    places.extend(rclone_s3());
     places.extend(rclone_webdav());
     places.extend(wsgidav());
     places

@@ -85,6 +85,19 @@ pub const COMMANDS: &[Told] = &[
         see_also: &["restore", "verify"],
     },
     Told {
+        command: "sync",
+        text: &[
+            "Brings a destination that was away, or is new, up to date: every backup of this machine that is whole and \
+             undoubted, and that the destination lacks, is sent there with its manifest, the newest first. What \
+             [retention] would delete there at once is not sent. No command of GitLab's is run, nothing is deleted.",
+        ],
+        examples: &[
+            ("sync", "all destinations"),
+            ("sync --destination disk", "the disk that is there again"),
+        ],
+        see_also: &["run", "list"],
+    },
+    Told {
         command: "prune",
         text: &[
             "Applies the table [retention] of the configuration; without it nothing is ever deleted. The newest complete \
