@@ -351,7 +351,7 @@ fn every_exit_status_is_told() {
             .map(|(_, status)| *status)
             .collect();
         let expected: &[i32] = match command {
-            "run" | "restore" => &[0, 1, 2, 4],
+            "run" | "restore" | "sync" => &[0, 1, 2, 4],
             "prune" => &[0, 2, 3, 4],
             // They need neither network nor, but for `notify`, a configuration.
             "completions" | "man" | "schedule" | "notify" => &[0, 2],

@@ -60,6 +60,11 @@ pub const EXITS: &[Exit] = &[
     ),
     told(
         "1",
+        &["sync"],
+        "no destination could be brought up to date, or the archives of this machine could not be looked at",
+    ),
+    told(
+        "1",
         &["restore"],
         "failed; no archive that is not the stored one got a name, and the same command goes on from there",
     ),
@@ -125,6 +130,11 @@ pub const EXITS: &[Exit] = &[
     ),
     told(
         "3",
+        &["sync"],
+        "one destination could be brought up to date, another not",
+    ),
+    told(
+        "3",
         &["prune"],
         "not all of it could be done, or it was refused",
     ),
@@ -136,7 +146,7 @@ pub const EXITS: &[Exit] = &[
     told("3", &["notify"], "somebody could not be told"),
     told(
         "4",
-        &["run", "prune", "restore"],
+        &["run", "sync", "prune", "restore"],
         "another run holds the lock",
     ),
     told(

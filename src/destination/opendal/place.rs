@@ -308,8 +308,17 @@ impl OpenDal {
             let asked = client.read_with(key(path)).range(offset..offset + len);
             match asked.await {
                 Ok(read) => Ok(read.to_vec()),
+                // Some services refuse a range that only ends behind the end, too.
                 Err(error) if error.kind() == opendal::ErrorKind::RangeNotSatisfied => {
-                    Ok(Vec::new())
+                    let there = client.stat(key(path)).await;
+                    let size = there.map_err(|error| self.error(&action, &error))?;
+                    let end = size.content_length().min(offset + len);
+                    if offset >= end {
+                        return Ok(Vec::new());
+                    }
+                    let rest = client.read_with(key(path)).range(offset..end).await;
+                    let rest = rest.map_err(|error| self.error(&action, &error))?;
+                    Ok(rest.to_vec())
                 }
                 Err(error) => Err(self.error(&action, &error)),
             }
