@@ -53,15 +53,12 @@ impl Applying<'_> {
         }
         let mut data_here = Present::Nothing;
         if needs_data {
-            let begun = match &directory {
-                Some(id) => {
-                    data_here = directory::look(&data, id, &data_dir).await?;
-                    0
-                }
-                None => {
-                    data_here = look(&data, &data_dir).await?;
-                    begun(&data, &data_dir)
-                }
+            let begun = if let Some(id) = &directory {
+                data_here = directory::look(&data, id, &data_dir).await?;
+                0
+            } else {
+                data_here = look(&data, &data_dir).await?;
+                begun(&data, &data_dir)
             };
             in_the_way(&data_path, &data_here)?;
             let bytes = match data_here {
