@@ -77,6 +77,19 @@ fn every_command_and_option_is_told_and_no_other() {
             told.iter().any(|row| names(&row[0], name)),
             "{name} is not told"
         );
+        let values = command.get_positionals().filter(|it| !it.is_hide_set());
+        let values = values.map(|argument| {
+            let value = argument.get_value_names().expect("a built command")[0].as_str();
+            match argument.is_required_set() {
+                true => value.to_owned(),
+                false => format!("[{value}]"),
+            }
+        });
+        let values: Vec<_> = values.collect();
+        if !values.is_empty() {
+            let usage = format!("`{name} {}`", values.join(" "));
+            assert!(told.iter().any(|row| row[0] == usage), "{usage}");
+        }
         let below = command
             .get_subcommands()
             .filter(|below| !below.is_hide_set());
@@ -85,14 +98,6 @@ fn every_command_and_option_is_told_and_no_other() {
         let arguments = all.flat_map(clap::Command::get_arguments);
         for argument in arguments.filter(|argument| !argument.is_hide_set()) {
             let Some(long) = argument.get_long() else {
-                let value = argument.get_value_names().expect("a built command")[0].as_str();
-                let (open, close) = if argument.is_required_set() {
-                    ("", "")
-                } else {
-                    ("[", "]")
-                };
-                let value = format!("`{name} {open}{value}{close}`");
-                assert!(told.iter().any(|row| row[0] == value), "{value}");
                 continue;
             };
             let long = format!("--{long}");
@@ -186,6 +191,7 @@ fn every_field_of_json_is_told_and_no_other() {
     dropbox.put_file("/Data/notes.txt", b"x");
     let restored = host.path("restored").display().to_string();
     let page = host.path("page.html").display().to_string();
+    let extracted = host.path("extracted").display().to_string();
     let mut documents: Vec<(&str, Vec<Ended>)> = vec![
         ("run", vec![first, second, host.run("run --dry-run --json")]),
         ("list", vec![host.run("list --json")]),
@@ -234,6 +240,13 @@ fn every_field_of_json_is_told_and_no_other() {
             vec![host.run(&format!("report --html {page} --json"))],
         ),
         ("notify", vec![host.run("notify test --json")]),
+        (
+            "extract",
+            vec![
+                host.run("extract --list --json"),
+                host.run(&format!("extract demo/website --to {extracted} --json")),
+            ],
+        ),
         // A token that stands in the configuration: nothing is asked, but it is revoked, last of all.
         (
             "login",
@@ -313,6 +326,7 @@ fn every_exit_status_is_told() {
         "run" => "run --skip-create".to_owned(),
         "restore" => format!("restore --to {restored}"),
         "completions" => "completions zsh".to_owned(),
+        "extract" => "extract --list".to_owned(),
         "report" => format!("report --html {page}"),
         "schedule" => "schedule show --systemd".to_owned(),
         "notify" => "notify test".to_owned(),

@@ -131,6 +131,29 @@ pub const COMMANDS: &[Told] = &[
         see_also: &["rehearse", "list"],
     },
     Told {
+        command: "extract",
+        text: &[
+            "Only what belongs to the project is fetched, of a list that a run stores beside each backup; without it the \
+             archive's headers are read. Git makes bare repositories of it: PROJECT.git, and its wiki and designs if there \
+             are any. Nothing that is there is overwritten.",
+        ],
+        examples: &[
+            (
+                "extract --list",
+                "the projects in the newest complete backup",
+            ),
+            (
+                "extract demo/website --to /mnt/room",
+                "then: git clone /mnt/room/website.git",
+            ),
+            (
+                "extract demo/website --to /mnt/room --identity /root/key.txt",
+                "out of an encrypted backup",
+            ),
+        ],
+        see_also: &["restore", "list", "git(1)", "age(1)"],
+    },
+    Told {
         command: "login",
         text: &[
             "Says where to make an app for Dropbox, asks for its key and for the code that Dropbox shows, and stores the \
