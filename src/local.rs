@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::archive::{self, Archive, ArchiveKind, ArchiveName, Form, Identity};
+use crate::archive::{self, Archive, ArchiveKind, ArchiveName, Form};
 use crate::gitlab::cli::{Directory, Unfinished, find_directories};
 use crate::gitlab::host::Settings;
 use crate::gitlab::parts::{self, Found, INFORMATION, Parts};
@@ -58,7 +58,7 @@ pub fn find_parts(folder: &Path) -> io::Result<Option<Archive>> {
         path: folder.join(INFORMATION),
         size,
         form: Form::Parts,
-        identity: Identity::of(&[&parts.metadata]),
+        identity: parts.identity,
     }))
 }
 

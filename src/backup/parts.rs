@@ -43,10 +43,9 @@ impl Run<'_> {
             return true;
         }
         let folder = &self.job.gitlab.data_dir;
-        let found = match parts::look(folder) {
-            Ok(found) => found,
-            // GitLab makes the folder itself; whatever else is wrong with it shows when it does.
-            Err(_) => return true,
+        // GitLab makes the folder itself; whatever else is wrong with it shows when it does.
+        let Ok(found) = parts::look(folder) else {
+            return true;
         };
         let why = match found {
             Found::Nothing => return true,
@@ -75,14 +74,8 @@ impl Run<'_> {
                 Err(error) => format!("{}: {error}", folder.display()),
             },
         };
-        let first = why.lines().next().unwrap_or_default();
-        let rest: String = why
-            .lines()
-            .skip(1)
-            .map(|line| format!("\n{line}"))
-            .collect();
         let error = format!(
-            "nothing new is made, it would write over the parts of a backup that are not stored everywhere: {first}{rest}"
+            "nothing new is made, it would write over the parts of a backup that are not stored everywhere: {why}"
         );
         self.step(
             step_of(ArchiveKind::Config),
@@ -160,7 +153,7 @@ impl Run<'_> {
             let name = name.clone();
             tokio::task::spawn_blocking(move || local::remove_parts(&path, &name, &expected))
         };
-        match removing.await.unwrap_or_else(|_| Ok(false)) {
+        match removing.await.unwrap_or(Ok(false)) {
             Ok(true) => {
                 tracing::info!("the parts of {name} are removed from {shown}: they are stored");
             }

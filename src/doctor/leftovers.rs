@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::Utc;
 
-use super::Check;
+use super::{Check, CheckStatus};
 use crate::archive::{ArchiveKind, ArchiveName, Form, newest};
 use crate::gitlab::cli::Unfinished;
 use crate::gitlab::host::{Engine, Settings};
@@ -59,21 +59,9 @@ pub(super) fn check(gitlab: &Settings, running: bool) -> Check {
         Owner::Gone(_) | Owner::None => {}
     }
     let data = &gitlab.data_dir;
-    let mut unsent = None;
-    if gitlab.stream {
-        match parts::look(data) {
-            Ok(Found::Parts(parts)) => {
-                let (name, shown) = (parts.name, data.display());
-                let what = format!("{shown}: the parts of {name} lie there");
-                let hint = "the next run sends what of them is not stored yet, and removes them";
-                unsent = Some(Check::ok(NAME, what).hint(hint));
-            }
-            Ok(Found::Refused(why)) => {
-                let (what, hint) = why.split_once("\n  ").unwrap_or((&why, ""));
-                return Check::failed(NAME, what).hint(hint);
-            }
-            Ok(Found::Unfinished(_) | Found::Nothing) | Err(_) => {}
-        }
+    let unsent = unsent(gitlab);
+    if let Some(refused) = unsent.clone().filter(|it| it.status == CheckStatus::Failed) {
+        return refused;
     }
     let names = match fs::read_dir(data) {
         Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()),
@@ -156,6 +144,21 @@ fn of_cli(gitlab: &Settings) -> (Vec<Unfinished>, Option<u32>) {
     let works = |process: &u32| matches!(owner_of(*process), Owner::Gitlab(_));
     let at_work = left.iter().filter_map(|half| half.process).find(works);
     (left, at_work)
+}
+
+/// With `stream`: the parts of a whole backup that lie there, or why what lies there is none.
+fn unsent(gitlab: &Settings) -> Option<Check> {
+    let data = &gitlab.data_dir;
+    match parts::look(data).ok().filter(|_| gitlab.stream)? {
+        Found::Parts(parts) => {
+            let (name, shown) = (parts.name, data.display());
+            let what = format!("{shown}: the parts of {name} lie there");
+            let hint = "the next run sends what of them is not stored yet, and removes them";
+            Some(Check::ok(NAME, what).hint(hint))
+        }
+        Found::Refused(why) => Some(Check::failed(NAME, &why)),
+        Found::Unfinished(_) | Found::Nothing => None,
+    }
 }
 
 /// Whether something is what GitLab stages: a folder or file of a name it uses, not empty.

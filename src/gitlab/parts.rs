@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 
 pub use self::removal::{finish_removals, remove};
 use super::information::Information;
-use crate::archive::ArchiveName;
+use crate::archive::{ArchiveName, Identity};
 use crate::error::printable;
 
 /// What says that parts are a backup, the first member of GitLab's tar.
@@ -51,7 +51,7 @@ pub struct Parts {
     /// What they are called in the folder, in the order of GitLab's tar.
     pub members: Vec<OsString>,
     /// Of `backup_information.yml`: what tells these parts from others.
-    pub metadata: Metadata,
+    pub identity: Identity,
     /// What seems to belong to it and is no part that is known.
     pub left_out: Vec<String>,
 }
@@ -93,7 +93,7 @@ pub fn look(folder: &Path) -> io::Result<Found> {
         });
     };
     let path = folder.join(INFORMATION);
-    Ok(match seen.judge(information, &path) {
+    Ok(match seen.judge(&information, &path) {
         Err(Fault::Unfinished(what)) => Found::Unfinished(format!("{}: {what}", path.display())),
         Err(Fault::Refused(what)) => Found::Refused(format!(
             "{}: {what}\n  look at the parts beside it; what is of no use must be deleted by hand: {}",
@@ -182,7 +182,7 @@ impl Seen {
         format!("sudo rm -r {}", paths.collect::<Vec<_>>().join(" "))
     }
 
-    fn judge(&self, metadata: Metadata, path: &Path) -> Result<Parts, Fault> {
+    fn judge(&self, metadata: &Metadata, path: &Path) -> Result<Parts, Fault> {
         let refused = |what: String| Err(Fault::Refused(what));
         let information = match read(path) {
             Ok(text) => Information::parse(&text),
@@ -249,7 +249,7 @@ impl Seen {
         Ok(Parts {
             name,
             members,
-            metadata,
+            identity: Identity::of(&[metadata]),
             left_out: left_out.collect(),
         })
     }

@@ -69,6 +69,7 @@ impl Tree {
     }
 
     /// What else could not be taken into it, in words, is told beside what a tree finds itself.
+    #[must_use]
     pub fn lacking(mut self, left_out: Vec<String>) -> Tree {
         self.left_out = left_out;
         self
