@@ -76,7 +76,17 @@ impl Settings {
 
 /// The folder that ours lie in: by HTTPS, or by HTTP on this very machine, as a password is shown there.
 fn url(section: &mut Section<'_>) -> Option<Url> {
-    let text = section.require::<String>("url")?;
+    // By OpenDAL's name, too, as the keys of the other services are named.
+    let other = section.get::<String>("endpoint");
+    let root = section.get::<String>("root").unwrap_or_default();
+    let text = match (section.get::<String>("url"), other) {
+        (Some(_), Some(_)) => {
+            section.fault("endpoint", "give either this or `url`, not both");
+            return None;
+        }
+        (Some(text), None) | (None, Some(text)) => text,
+        (None, None) => section.require("url")?,
+    };
     let url = Url::parse(&text).ok().filter(|url| url.has_host());
     let Some(url) = url else {
         section.fault(
@@ -108,8 +118,19 @@ fn url(section: &mut Section<'_>) -> Option<Url> {
             section.fault("url", fault);
             None
         }
-        None => Some(url),
+        None => Some(below(url, &root)),
     }
+}
+
+/// A folder of a server's folder.
+fn below(mut url: Url, root: &str) -> Url {
+    if !root.trim_matches('/').is_empty()
+        && let Ok(mut path) = url.path_segments_mut()
+    {
+        path.pop_if_empty();
+        path.extend(root.split('/').filter(|part| !part.is_empty()));
+    }
+    url
 }
 
 /// A client for one folder of one server.

@@ -244,6 +244,26 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether a disk is meant to be mounted at a folder or above it: where disks are by custom, and where `/etc/fstab`
+/// has one.
+pub(super) fn ought_to_be_mounted(root: &Path) -> bool {
+    let table = fs::read_to_string("/etc/fstab").unwrap_or_default();
+    is_place_of_disks(root, &table)
+}
+
+fn is_place_of_disks(root: &Path, table: &str) -> bool {
+    let points = table
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .filter_map(|line| line.split_ascii_whitespace().nth(1));
+    let points = points.map(|point| PathBuf::from(unescape(point)));
+    let by_custom = ["/mnt", "/media", "/run/media"].map(PathBuf::from);
+    by_custom
+        .into_iter()
+        .chain(points.filter(|point| point.is_absolute() && point != Path::new("/")))
+        .any(|point| root.starts_with(point))
+}
+
 /// Whether the folder lies on another file system than `/`, one that is mounted at it or above it.
 fn is_mounted(root: &Path, metadata: &fs::Metadata) -> bool {
     let Ok(real) = fs::canonicalize(root) else {
@@ -328,6 +348,27 @@ mod tests {
             ("/mnt/there/x", Some("8:2")),
         ] {
             assert_eq!(device(TABLE, Path::new(path)), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn disks_are_mounted_by_custom_or_by_the_table() {
+        let table = "# /dev/sdc1 /old ext4\nUUID=1 / ext4 defaults 0 1\nUUID=2 /srv/usb\\040disk ext4 nofail 0 2\n\
+                     UUID=3 none swap sw 0 0\nbroken\n";
+        for (path, expected) in [
+            ("/mnt/backup", true),
+            ("/media/pi/disk/gitlab", true),
+            ("/srv/usb disk/gitlab", true),
+            ("/srv/usb", false),
+            ("/old", false),
+            ("/home/backup", false),
+            ("/mntx", false),
+        ] {
+            assert_eq!(
+                is_place_of_disks(Path::new(path), table),
+                expected,
+                "{path}"
+            );
         }
     }
 

@@ -7,7 +7,7 @@ use opendal::Operator;
 use reqwest::Url;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::Scheme;
+use super::{Scheme, disk};
 use crate::error::{Error, ErrorKind};
 use crate::settings::Section;
 
@@ -145,7 +145,8 @@ impl Settings {
         };
         let mut complete = root.is_some();
         if scheme == Scheme::Fs {
-            settings.require_mount = section.get("require_mount").unwrap_or(true);
+            let ought_to_be = || disk::ought_to_be_mounted(Path::new(&settings.root));
+            settings.require_mount = section.get("require_mount").unwrap_or_else(ought_to_be);
         }
         for &(key, takes, required) in keys(scheme) {
             complete &= settings.take(section, key, takes, required);
