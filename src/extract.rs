@@ -208,11 +208,7 @@ impl<'a> Reading<'a> {
             });
             made.push((folder, place));
         }
-        let placed = scratch.place_all(&made);
-        if placed.is_err() {
-            report.repositories.clear();
-        }
-        placed
+        scratch.place_all(&made)
     }
 
     /// Fetches what a repository is made of, and makes it at `place`.

@@ -80,9 +80,10 @@ fn every_command_and_option_is_told_and_no_other() {
         let values = command.get_positionals().filter(|it| !it.is_hide_set());
         let values = values.map(|argument| {
             let value = argument.get_value_names().expect("a built command")[0].as_str();
-            match argument.is_required_set() {
-                true => value.to_owned(),
-                false => format!("[{value}]"),
+            if argument.is_required_set() {
+                value.to_owned()
+            } else {
+                format!("[{value}]")
             }
         });
         let values: Vec<_> = values.collect();
@@ -157,6 +158,13 @@ fn logged_in() -> Ended {
     log_in::with_code(&dropbox, &host, "login --code - --json")
 }
 
+/// What can be extracted, and a project.
+fn extracted(host: &Host) -> Vec<Ended> {
+    let to = host.path("extracted").display().to_string();
+    let project = format!("extract demo/website --to {to} --json");
+    vec![host.run("extract --list --json"), host.run(&project)]
+}
+
 /// Every field with the texts it has that are words of the program, not of people.
 fn fields(value: &Value, found: &mut BTreeSet<(String, String)>) {
     match value {
@@ -191,7 +199,6 @@ fn every_field_of_json_is_told_and_no_other() {
     dropbox.put_file("/Data/notes.txt", b"x");
     let restored = host.path("restored").display().to_string();
     let page = host.path("page.html").display().to_string();
-    let extracted = host.path("extracted").display().to_string();
     let mut documents: Vec<(&str, Vec<Ended>)> = vec![
         ("run", vec![first, second, host.run("run --dry-run --json")]),
         ("list", vec![host.run("list --json")]),
@@ -240,13 +247,7 @@ fn every_field_of_json_is_told_and_no_other() {
             vec![host.run(&format!("report --html {page} --json"))],
         ),
         ("notify", vec![host.run("notify test --json")]),
-        (
-            "extract",
-            vec![
-                host.run("extract --list --json"),
-                host.run(&format!("extract demo/website --to {extracted} --json")),
-            ],
-        ),
+        ("extract", extracted(&host)),
         // A token that stands in the configuration: nothing is asked, but it is revoked, last of all.
         (
             "login",

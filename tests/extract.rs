@@ -630,6 +630,11 @@ fn chain() -> [(Vec<u8>, Vec<u8>); 3] {
     [one, two, step(&[&format!("^{second}")])]
 }
 
+/// Whether it is gitaly's manifest of a repository.
+fn is_toml(member: &Member) -> bool {
+    member.path.rsplit('.').next() == Some("toml")
+}
+
 #[test]
 fn increments_are_applied_in_their_order() {
     if !there_is_git() {
@@ -657,15 +662,16 @@ fn increments_are_applied_in_their_order() {
     }
     for (number, id) in ids.iter().enumerate() {
         let stem = format!("{disk}/{id}/00{}", number + 1);
-        manifest += &format!(
+        let step = format!(
             "\n[[steps]]\nbundle_path = '{stem}.bundle'\nref_path = '{stem}.refs'\ncustom_hooks_path = ''\n"
         );
+        manifest.push_str(&step);
     }
     let toml = format!("repositories/manifests/{disk}/");
     let tomls = members
         .iter_mut()
         .filter(|member| member.path.starts_with(&toml));
-    for member in tomls.filter(|member| member.path.ends_with(".toml")) {
+    for member in tomls.filter(|member| is_toml(member)) {
         member.data = manifest.clone().into_bytes();
     }
     let refs = String::from_utf8(chain[2].1.clone()).expect("text");
@@ -674,7 +680,7 @@ fn increments_are_applied_in_their_order() {
     for damaged in [false, true] {
         for member in members
             .iter_mut()
-            .filter(|member| damaged && member.path.ends_with(".toml"))
+            .filter(|member| damaged && is_toml(member))
         {
             member.data.truncate(30);
         }

@@ -151,13 +151,12 @@ fn own_part(name: &str) -> Option<(String, OwnPart)> {
         (".json", OwnPart::Manifest),
     ];
     // Lists of what is in an encrypted archive are encrypted, too.
-    let plain = name
-        .strip_suffix(SUFFIX)
-        .filter(|name| name.ends_with(".gz"));
-    let name = plain.unwrap_or(name);
-    let (id, part) = endings
-        .iter()
-        .find_map(|(ending, part)| Some((name.strip_suffix(ending)?, *part)))?;
+    let plain = name.strip_suffix(SUFFIX);
+    let (id, part) = endings.iter().find_map(|(ending, part)| {
+        let is_list = matches!(part, OwnPart::Members | OwnPart::Projects);
+        let name = plain.filter(|_| is_list).unwrap_or(name);
+        Some((name.strip_suffix(ending)?, *part))
+    })?;
     ArchiveName::of_backup(id).map(|_| (id.to_owned(), part))
 }
 

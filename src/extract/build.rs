@@ -212,7 +212,8 @@ fn head_of(references: &References) -> Option<String> {
         _ => 2,
     };
     fitting.sort_by_key(usual);
-    String::from_utf8(fitting.first()?.to_vec()).ok()
+    let first: &[u8] = fitting.first()?;
+    Some(str::from_utf8(first).ok()?.to_owned())
 }
 
 /// Writes them as git packs them (<https://git-scm.com/docs/git-pack-refs>); how many there are.

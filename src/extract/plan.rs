@@ -87,12 +87,11 @@ pub(super) async fn plans(
             Some(file) => by_manifest(archive, kind, &files, file, patience).await?,
             None => None,
         };
-        let plan = match planned {
-            Some(plan) => plan,
-            None => {
-                let latest = latest(archive, &files, patience).await?;
-                by_names(kind, &files, latest.as_deref())
-            }
+        let plan = if let Some(plan) = planned {
+            plan
+        } else {
+            let latest = latest(archive, &files, patience).await?;
+            by_names(kind, &files, latest.as_deref())
         };
         if !plan.steps.is_empty() {
             plans.push(plan);

@@ -166,7 +166,7 @@ pub async fn rehearse_stored(
                         *method.guard,
                     ));
                 }
-                rehearsal.take(archive.name.as_str(), examination);
+                rehearsal.take(archive.name.as_str(), *examination);
             }
             Err(error) => return rehearsal.broken_off(error.to_string()),
         }
@@ -218,7 +218,7 @@ fn against(
 /// What came of reading a stored archive.
 enum Examined {
     /// It could be read to its end.
-    Whole(Examination),
+    Whole(Box<Examination>),
     /// It could not be decrypted, whoever reads it however often.
     Damaged(String),
 }
@@ -269,7 +269,7 @@ async fn examine_stored(
     if is_sealed(&archive.path) {
         examination.verdicts.push(encryption(archive, &stored));
     }
-    Ok(Examined::Whole(examination))
+    Ok(Examined::Whole(Box::new(examination)))
 }
 
 /// Every chunk was authenticated; whether it is what was stored, the manifest tells.
