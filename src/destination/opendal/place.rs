@@ -308,11 +308,19 @@ impl OpenDal {
             let asked = client.read_with(key(path)).range(offset..offset + len);
             match asked.await {
                 Ok(read) => Ok(read.to_vec()),
-                // Some services refuse a range that only ends behind the end, too.
-                Err(error) if error.kind() == opendal::ErrorKind::RangeNotSatisfied => {
+                // A range that ends behind the end is an error, of one kind or the other.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        opendal::ErrorKind::RangeNotSatisfied | opendal::ErrorKind::Unexpected
+                    ) =>
+                {
                     let there = client.stat(key(path)).await;
-                    let size = there.map_err(|error| self.error(&action, &error))?;
-                    let end = size.content_length().min(offset + len);
+                    let there = there.map_err(|error| self.error(&action, &error))?;
+                    let end = there.content_length();
+                    if end >= offset + len {
+                        return Err(self.error(&action, &error));
+                    }
                     if offset >= end {
                         return Ok(Vec::new());
                     }
