@@ -449,7 +449,7 @@ mod tests {
             "line 14: `destinations.A.kinds`: names no kind",
             "line 15: `destinations.A.api_url`: takes an address that starts with https://",
             "line 16: `destinations.A.data_folder`",
-            "line 18: `destinations.b.type`: unknown variant `tape`, expected `dropbox`",
+            "line 18: `destinations.b.type`: unknown variant `tape`, expected one of `dropbox`, `webdav`",
             "`destinations.c.type` is missing",
         ] {
             assert!(all.contains(part), "{part} is not in\n{all}");

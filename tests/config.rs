@@ -796,7 +796,13 @@ const CONTRACT: [(&str, &[&str]); 6] = [
     ("verify", &["--destination"]),
     (
         "rehearse",
-        &["--local", "--destination", "--git", "--scratch"],
+        &[
+            "--local",
+            "--destination",
+            "--identity",
+            "--git",
+            "--scratch",
+        ],
     ),
     (
         "prune",
@@ -808,12 +814,18 @@ const CONTRACT: [(&str, &[&str]); 6] = [
             "--to",
             "--only",
             "--destination",
+            "--identity",
             "--plan",
             "--apply",
             "--yes",
             "--wait",
         ],
     ),
+    (
+        "extract",
+        &["--to", "--list", "--destination", "--identity"],
+    ),
+    ("sync", &["--destination", "--wait"]),
 ];
 
 #[test]

@@ -126,16 +126,19 @@ fn the_plan_comes_first_and_what_it_says_is_done() {
         let (id, stamp) = (id(n), FIRST + n * DAY);
         let config = format!("/Config/gitlab_config_{stamp}_2023_12_{}.tar", 16 + n);
         [
-            format!("/Manifests/{id}.json"),
-            format!("/Manifests/{id}.members.gz"),
-            format!("/Data/{id}_gitlab_backup.tar"),
-            config,
+            vec![format!("/Manifests/{id}.json")],
+            vec![
+                format!("/Manifests/{id}.members.gz"),
+                format!("/Manifests/{id}.projects.gz"),
+            ],
+            vec![format!("/Data/{id}_gitlab_backup.tar")],
+            vec![config],
         ]
     };
     let expected: Vec<_> = of(0)
         .into_iter()
         .zip(of(1))
-        .flat_map(|(a, b)| [a, b])
+        .flat_map(|(a, b)| [a, b].concat())
         .collect();
     assert_eq!(
         deleted, expected,
@@ -224,7 +227,7 @@ fn killed_at_every_request_nothing_looks_whole_that_is_not_and_the_next_pruning_
         assert_eq!(ended.status, Some(0), "kill {n}: {ended}");
         assert_eq!(stored(&host), complete([2]), "kill {n}");
         assert_eq!(dropbox.archives().len(), 2, "kill {n}");
-        assert_eq!(dropbox.files().len(), 5, "kill {n}: {:?}", dropbox.files());
+        assert_eq!(dropbox.files().len(), 6, "kill {n}: {:?}", dropbox.files());
         assert_eq!(names(&host.path("state/prune")), [""; 0], "kill {n}");
     }
     assert!(kills >= 10, "only {kills} requests were tried");

@@ -490,8 +490,8 @@ fn what_is_kept_is_for_root_alone() {
         assert_eq!(mode(&state.join("uploads")), 0o700, "umask {umask}");
         assert_eq!(mode(&state.join("backups")), 0o700, "umask {umask}");
         names.sort();
-        // Lock, history, journal; the backup's record and its archives' member lists.
-        assert_eq!(names.len(), 6, "{names:?}");
+        // Lock, history, journal; the backup's record, its archives' member lists and its index of projects.
+        assert_eq!(names.len(), 7, "{names:?}");
         assert!(
             names.contains(&"history.jsonl".into()) && names.contains(&"lock".into()),
             "{names:?}"

@@ -57,6 +57,7 @@ fn assert_whole(dav: &Dav, host: &Host, ended: &Ended) {
             &format!("/Data/{DATA}"),
             &format!("{manifests}.json"),
             &format!("{manifests}.members.gz"),
+            &format!("{manifests}.projects.gz"),
             "/RECOVERY.md"
         ],
         "{ended}"
@@ -467,8 +468,12 @@ fn what_is_wrong_in_the_file_is_told_with_its_line() {
             "`destinations.cloud.token`: give either this",
         ),
         (
-            "url = \"https://h/\"\nroot = \"/x\"",
-            "unknown key `destinations.cloud.root`",
+            "url = \"https://h/\"\nbucket = \"x\"",
+            "unknown key `destinations.cloud.bucket`",
+        ),
+        (
+            "url = \"https://h/\"\nendpoint = \"https://h/\"",
+            "`destinations.cloud.endpoint`: give either this or `url`",
         ),
     ] {
         host.write_config(&host.config_with(&format!(

@@ -70,6 +70,11 @@ pub const EXITS: &[Exit] = &[
     ),
     told(
         "1",
+        &["extract"],
+        "failed; nothing was made under its final name",
+    ),
+    told(
+        "1",
         &["status"],
         "the newest backup is late or not complete, the last run failed, or it could not be looked at",
     ),

@@ -9,11 +9,12 @@ mod auth;
 mod get;
 mod multistatus;
 mod observed;
+mod settings;
 mod store;
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,14 +28,15 @@ use reqwest::header::{
 };
 
 use self::answer::{failed, sent_elsewhere};
-use self::auth::{Auth, Credentials};
+use self::auth::Auth;
 use self::multistatus::Item;
 use crate::destination::{Entry, FileEntry, Space};
 use crate::error::{Error, ErrorKind};
 use crate::http::{Http, Line, Method, Payload, Reply, Request};
 use crate::retry::{Patience, Pause, retry};
-use crate::settings::Section;
 use crate::units::MIB;
+
+pub use self::settings::Settings;
 
 /// A longer file holds no certificates that are meant; bytes.
 const LONGEST_CA_FILE: u64 = MIB;
@@ -46,92 +48,6 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 /// So often a server may send on to another address of its own.
 const MOST_REDIRECTS: u32 = 3;
-
-/// `[destinations.NAME]` with `type = "webdav"`.
-#[derive(Debug)]
-pub struct Settings {
-    url: Url,
-    credentials: Credentials,
-    ca_file: Option<PathBuf>,
-}
-
-impl Settings {
-    /// Reads the keys that only this type has. None if something is missing; that is noted.
-    pub fn read(section: &mut Section<'_>) -> Option<Settings> {
-        let url = url(section);
-        let credentials = Credentials::read(section);
-        let ca_file = section.get("ca_file");
-        Some(Settings {
-            url: url?,
-            credentials,
-            ca_file,
-        })
-    }
-
-    /// A file outside the configuration that holds a secret of this destination, if one is used.
-    pub fn secret_file(&self) -> Option<&PathBuf> {
-        self.credentials.file()
-    }
-}
-
-/// The folder that ours lie in: by HTTPS, or by HTTP on this very machine, as a password is shown there.
-fn url(section: &mut Section<'_>) -> Option<Url> {
-    // By OpenDAL's name, too, as the keys of the other services are named.
-    let other = section.get::<String>("endpoint");
-    let root = section.get::<String>("root").unwrap_or_default();
-    let text = match (section.get::<String>("url"), other) {
-        (Some(_), Some(_)) => {
-            section.fault("endpoint", "give either this or `url`, not both");
-            return None;
-        }
-        (Some(text), None) | (None, Some(text)) => text,
-        (None, None) => section.require("url")?,
-    };
-    let url = Url::parse(&text).ok().filter(|url| url.has_host());
-    let Some(url) = url else {
-        section.fault(
-            "url",
-            "takes an address, like \"https://cloud.example.org/remote.php/dav/files/USER/\"",
-        );
-        return None;
-    };
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    let is_here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
-    let fault = match url.scheme() {
-        "https" => None,
-        "http" if is_here => None,
-        _ => Some(
-            "takes an address that starts with https:// (or http:// to this machine's loopback); \
-             a certificate of your own goes into `ca_file`",
-        ),
-    };
-    let fault = if !url.username().is_empty() || url.password().is_some() {
-        Some("takes an address without a name or password: they go into `username` and `password`")
-    } else if url.query().is_some() || url.fragment().is_some() {
-        Some("takes an address without `?` and `#`")
-    } else {
-        fault
-    };
-    match fault {
-        Some(fault) => {
-            section.fault("url", fault);
-            None
-        }
-        None => Some(below(url, &root)),
-    }
-}
-
-/// A folder of a server's folder.
-fn below(mut url: Url, root: &str) -> Url {
-    if !root.trim_matches('/').is_empty()
-        && let Ok(mut path) = url.path_segments_mut()
-    {
-        path.pop_if_empty();
-        path.extend(root.split('/').filter(|part| !part.is_empty()));
-    }
-    url
-}
 
 /// A client for one folder of one server.
 pub struct WebDav {

@@ -207,7 +207,7 @@ mod tests {
         );
         assert_eq!(
             paths(&[PLACES, PROJECTS]),
-            [(fifth.clone(), fifth), (told.clone(), told.clone())]
+            [(told.clone(), told.clone()), (fifth.clone(), fifth)]
         );
         assert_eq!(paths(&[PLACES, ROUTES]), [(shop.clone(), told)]);
         assert_eq!(paths(&[ROUTES]), [(shop, hashed(2))]);

@@ -73,7 +73,10 @@ fn on_a_disk() -> Host {
     let host = host("type = \"fs\"\nroot = \"/nowhere\"");
     let root = host.path("disk");
     fs::create_dir_all(&root).expect("a folder");
-    let place = format!("type = \"fs\"\nroot = \"{}\"", root.display());
+    let place = format!(
+        "type = \"fs\"\nrequire_mount = true\nroot = \"{}\"",
+        root.display()
+    );
     configure(&host, &place);
     host
 }
