@@ -47,6 +47,7 @@ pub struct Settings {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is a handful of them")]
 enum ServiceSettings {
     Dropbox(dropbox::Settings),
     OpenDal(opendal::Settings),
@@ -251,6 +252,7 @@ pub struct Space {
 }
 
 /// What a place is.
+#[expect(clippy::large_enum_variant, reason = "there is a handful of them")]
 enum Service {
     /// A Dropbox account, or the folder of an app in it.
     Dropbox(Dropbox),

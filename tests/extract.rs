@@ -662,10 +662,10 @@ fn increments_are_applied_in_their_order() {
     }
     for (number, id) in ids.iter().enumerate() {
         let stem = format!("{disk}/{id}/00{}", number + 1);
-        let step = format!(
+        let told = format!(
             "\n[[steps]]\nbundle_path = '{stem}.bundle'\nref_path = '{stem}.refs'\ncustom_hooks_path = ''\n"
         );
-        manifest.push_str(&step);
+        manifest.push_str(&told);
     }
     let toml = format!("repositories/manifests/{disk}/");
     let tomls = members

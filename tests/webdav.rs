@@ -201,12 +201,15 @@ fn without_manifest_and_record_it_is_read_back() {
     );
 }
 
+/// What is done to a server before it is asked.
+type Prepare = Box<dyn Fn(&Dav)>;
+
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn what_servers_refuse_is_told_with_the_way_out() {
     let answer = |status, text| {
         move |dav: &Dav| dav.fault("PUT", "", 0, usize::MAX, What::Answer(status, text))
     };
-    type Prepare = Box<dyn Fn(&Dav)>;
     let cases: [(&str, Options, Prepare, &[&str]); 14] = [
         (
             "423",
@@ -260,7 +263,7 @@ fn what_servers_refuse_is_told_with_the_way_out() {
                     0,
                     usize::MAX,
                     What::Answer(200, "<html>Log in</html>"),
-                )
+                );
             }),
             &["answered 200", "is `url` the address of a WebDAV folder"],
         ),
@@ -274,7 +277,7 @@ fn what_servers_refuse_is_told_with_the_way_out() {
                     0,
                     usize::MAX,
                     What::Answer(207, "<html>Log in</html>"),
-                )
+                );
             }),
             &["the reply is a <html>"],
         ),
@@ -294,7 +297,7 @@ fn what_servers_refuse_is_told_with_the_way_out() {
                     0,
                     usize::MAX,
                     What::Redirect("https://login.example.org/sso?ticket=marked-ticket".to_owned()),
-                )
+                );
             }),
             &["sends on to https://login.example.org/sso, another server"],
         ),
@@ -308,7 +311,7 @@ fn what_servers_refuse_is_told_with_the_way_out() {
                     0,
                     usize::MAX,
                     What::Redirect("/remote.php/dav/files/pi/x".to_owned()),
-                )
+                );
             }),
             &["sends on again and again"],
         ),
@@ -486,9 +489,12 @@ fn what_is_wrong_in_the_file_is_told_with_its_line() {
     }
 }
 
+/// The same, borrowed.
+type Refine<'a> = &'a dyn Fn(&Dav);
+
 #[test]
 fn odd_servers_are_got_along_with() {
-    let cases: [(&str, Options, &dyn Fn(&Dav)); 6] = [
+    let cases: [(&str, Options, Refine<'_>); 6] = [
         (
             "no ranges",
             Options {
@@ -514,10 +520,10 @@ fn odd_servers_are_got_along_with() {
             &|_| (),
         ),
         ("a lost MOVE", Options::default(), &|dav| {
-            dav.fault("MOVE", DATA, 0, 1, What::LostReply)
+            dav.fault("MOVE", DATA, 0, 1, What::LostReply);
         }),
         ("a lost PUT", Options::default(), &|dav| {
-            dav.fault("PUT", DATA, 0, 1, What::LostReply)
+            dav.fault("PUT", DATA, 0, 1, What::LostReply);
         }),
         ("a slash missing", Options::default(), &|dav| {
             dav.fault(

@@ -89,9 +89,9 @@ pub fn parse(text: &str) -> Result<Vec<Item>, String> {
             ResolveResult::Bound(space) if space.as_ref() == OWNCLOUD => Space::OwnCloud,
             _ => Space::Other,
         };
-        let (start, end) = match &event {
-            Event::Start(start) => (Some(start.local_name()), false),
-            Event::Empty(start) => (Some(start.local_name()), true),
+        let (opened, end) = match &event {
+            Event::Start(tag) => (Some(tag.local_name()), false),
+            Event::Empty(tag) => (Some(tag.local_name()), true),
             Event::End(_) => (None, true),
             Event::Text(text) => {
                 written.push_str(&text.xml10_content());
@@ -111,7 +111,7 @@ pub fn parse(text: &str) -> Result<Vec<Item>, String> {
             Event::Eof => break,
             Event::Comment(_) | Event::Decl(_) | Event::PI(_) => continue,
         };
-        if let Some(name) = start {
+        if let Some(name) = opened {
             if open.len() >= DEEPEST {
                 return Err("the reply is nested too deeply".to_owned());
             }
@@ -150,10 +150,8 @@ pub fn parse(text: &str) -> Result<Vec<Item>, String> {
                 }
                 (2, Space::Dav, "href") => href = Some(written.trim().to_owned()),
                 (2, Space::Dav, "status") => is_gone = !is_success(&written),
-                (2, Space::Dav, "propstat") => {
-                    if stat.is_good {
-                        item = std::mem::take(&mut stat).item;
-                    }
+                (2, Space::Dav, "propstat") if stat.is_good => {
+                    item = std::mem::take(&mut stat).item;
                 }
                 (3, Space::Dav, "status") => stat.is_good = is_success(&written),
                 (4, ..) if open.last().is_some_and(|prop| prop.name == "prop") => {
@@ -215,7 +213,7 @@ fn property(item: &mut Item, space: Space, name: &str, written: &str) {
         (Space::Dav, "getlastmodified") => item.modified = text.map(str::to_owned),
         // Negative where it is not known or without a limit.
         (Space::Dav, "quota-available-bytes") => {
-            item.available = text.and_then(|text| text.parse().ok())
+            item.available = text.and_then(|text| text.parse().ok());
         }
         (Space::Dav, "quota-used-bytes") => item.used = text.and_then(|text| text.parse().ok()),
         (Space::OwnCloud, "permissions") => item.is_owncloud = true,

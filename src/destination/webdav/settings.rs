@@ -47,7 +47,7 @@ fn url(section: &mut Section<'_>) -> Option<Url> {
         (Some(text), None) | (None, Some(text)) => text,
         (None, None) => section.require("url")?,
     };
-    let url = Url::parse(&text).ok().filter(|url| url.has_host());
+    let url = Url::parse(&text).ok().filter(Url::has_host);
     let Some(url) = url else {
         section.fault(
             "url",
