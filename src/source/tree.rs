@@ -7,7 +7,7 @@
 //! [`fingerprint`](Source::fingerprint), which looks at every file (some microseconds for each).
 //!
 //! Memory: 72 bytes and the name for each member, 12 MiB for 100,000 of GitLab's; while a folder is being
-//! listed also its own names. At most [`OPEN_FILES`] files are open. No link is followed below the folder.
+//! listed also its own names. At most `OPEN_FILES` files are open. No link is followed below the folder.
 
 mod header;
 mod plan;
