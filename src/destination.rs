@@ -432,6 +432,16 @@ impl Destination {
         }
     }
 
+    /// Removes what killed uploads of a path left, which takes room that the next one needs.
+    pub async fn sweep(&self, path: &str, patience: &Patience) {
+        match &self.service {
+            // An upload session takes none.
+            Service::Dropbox(_) => {}
+            Service::OpenDal(opendal) => opendal.sweep(path).await,
+            Service::WebDav(webdav) => webdav.sweep_for(path, patience).await,
+        }
+    }
+
     /// Stores an archive, complete or not at all, and returns the content hash of what was sent; what is stored has
     /// been compared with it.
     pub async fn store(&self, shipment: &Shipment<'_>) -> Result<Digest, Error> {

@@ -94,6 +94,12 @@ impl Patience {
         Patience::new(allowed.min(SHORT_PATIENCE))
     }
 
+    /// Another one of the same length, which begins now.
+    #[must_use]
+    pub fn again(&self) -> Patience {
+        Patience::new(self.allowed)
+    }
+
     /// Something was achieved: the time starts anew.
     pub fn renew(&self) {
         if let Ok(mut since) = self.since.lock() {

@@ -42,6 +42,9 @@ pub async fn bring(job: &Job<'_>, archives: Vec<Archive>, now: DateTime<Utc>) ->
         });
     }
     let record = run.record(&all).await;
+    // An encrypted upload that was begun goes on only with its own key.
+    run.finish_left(|name| all.iter().any(|ready| ready.archive.name == *name))
+        .await;
     for ready in &all {
         if !run.job.is_stopped() {
             run.send(ready).await;

@@ -137,7 +137,14 @@ impl Run<'_> {
                 continue;
             }
             // Its manifest waits until it is there again.
-            if self.is_away(&name) {
+            // It may have come meanwhile.
+            let stored_now = self
+                .report
+                .archives
+                .iter()
+                .flat_map(|row| &row.uploads)
+                .any(|upload| upload.destination == name && upload.status.is_stored());
+            if self.is_away(&name) && !(current && stored_now) {
                 continue;
             }
             let stop = self.job.stop;
@@ -408,7 +415,12 @@ fn add_what_is_there(manifest: &mut Manifest, there: &Manifest) {
         }
     }
     manifest.archives.sort_by_key(|archive| archive.kind);
-    if manifest.secrets_fingerprint.is_none() {
+    let config = |manifest: &Manifest| {
+        let config = manifest.archive(ArchiveKind::Config);
+        config.map(|config| config.content_hash)
+    };
+    // Of the same secrets only.
+    if manifest.secrets_fingerprint.is_none() && config(manifest) == config(there) {
         manifest
             .secrets_fingerprint
             .clone_from(&there.secrets_fingerprint);

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::sealed::{Resumption, encrypted_path, plain_name};
+use super::sealed::{Resumption, encrypted_path, plain_name, plain_path};
 use super::send::Parcel;
 use super::{Job, Run};
 use crate::archive::ArchiveName;
@@ -24,6 +24,11 @@ pub(super) struct Left<'a> {
 impl Run<'_> {
     /// Step 3: every upload that an earlier run began and whose file is still the same.
     pub(super) async fn finish_what_was_left(&mut self) {
+        self.finish_left(|_| true).await;
+    }
+
+    /// Those of some archives.
+    pub(super) async fn finish_left(&mut self, is_wanted: impl Fn(&ArchiveName) -> bool) {
         let folder = self.job.state.path().join(JOURNALS);
         let journals = match dropbox::unfinished(&folder) {
             Ok(journals) => journals,
@@ -48,7 +53,8 @@ impl Run<'_> {
                             .job
                             .taking_part()
                             .any(|known| known.name() == destination.name());
-                        if selected && self.job.request.kinds.contains(&name.kind) {
+                        let asked = self.job.request.kinds.contains(&name.kind);
+                        if selected && asked && is_wanted(&name) {
                             self.finish(&left, header, *arrived, name, destination)
                                 .await;
                         }
@@ -94,7 +100,8 @@ impl Run<'_> {
             Resumption::Anew(why) => {
                 self.give_up(left, &format!("{why}; beginning anew"));
                 match self.content(&name, &source, &fingerprint) {
-                    Ok(content) => (content, encrypted_path(header)),
+                    Ok(content) if content.sealed.is_some() => (content, encrypted_path(header)),
+                    Ok(content) => (content, plain_path(header)),
                     Err(error) => return self.fail(error.to_string()),
                 }
             }

@@ -369,10 +369,10 @@ impl Run<'_> {
 /// Adds an archive, in the place of what was known under its name or of its kind.
 fn add(record: &mut Record, ready: &Ready, asked: bool) {
     let Ok(opened) = &ready.opened else { return };
-    if let Some(secrets) = &opened.secrets {
-        record.secrets_fingerprint = Some(secrets.clone());
-    }
     let kind = ready.archive.name.kind;
+    if kind == ArchiveKind::Config {
+        record.secrets_fingerprint.clone_from(&opened.secrets);
+    }
     let known = record.archives.iter().position(|known| known.kind == kind);
     let known = known.map(|index| record.archives.remove(index));
     let known = known.filter(|known| known.name == ready.archive.name.as_str());

@@ -281,18 +281,19 @@ impl Run<'_> {
             };
         }
         let Some(begun) = self.seals.begun(&header.destination, &header.path) else {
-            let why = "the key of its encryption is gone";
-            return if self.is_encrypted(kind) {
-                Resumption::Anew(why)
-            } else {
-                Resumption::None(why)
-            };
+            return Resumption::Anew("the key of its encryption is gone");
         };
         if begun.fingerprint != fingerprint {
             return Resumption::changed();
         }
         let configured = self.job.encryption.and_then(|all| all.of(kind));
-        if configured.is_some_and(|all| all.public_keys() != begun.sealing.recipients()) {
+        let sorted = |keys: &[String]| {
+            let mut keys = keys.to_vec();
+            keys.sort();
+            keys
+        };
+        let known = sorted(begun.sealing.recipients());
+        if configured.is_some_and(|all| sorted(all.public_keys()) != known) {
             return Resumption::Anew("it was begun for other recipients");
         }
         let content = Content::encrypted(plain, fingerprint, begun.sealing);
@@ -404,8 +405,13 @@ pub(super) fn plain_name(stored: &str) -> Option<ArchiveName> {
     ArchiveName::parse(stored.strip_suffix(SUFFIX).unwrap_or(stored))
 }
 
+/// The path at which what `header` is about is stored if it is not encrypted.
+pub(super) fn plain_path(header: &Header) -> String {
+    let plain = header.path.strip_suffix(SUFFIX).unwrap_or(&header.path);
+    plain.to_owned()
+}
+
 /// The path at which what `header` is about is stored once it is encrypted.
 pub(super) fn encrypted_path(header: &Header) -> String {
-    let plain = header.path.strip_suffix(SUFFIX).unwrap_or(&header.path);
-    format!("{plain}{SUFFIX}")
+    plain_path(header) + SUFFIX
 }

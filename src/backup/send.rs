@@ -302,6 +302,7 @@ impl Run<'_> {
         progress: &Progress,
     ) -> Result<(Digest, Option<FileEntry>), Error> {
         let patience = Patience::new(self.job.upload.retry_for);
+        parcel.destination.sweep(&parcel.path, &patience).await;
         parcel.check_space(&patience).await?;
         let journals = self.job.state.folder(JOURNALS);
         if let Err(error) = &journals {
@@ -432,7 +433,12 @@ impl Parcel<'_> {
     }
 
     fn stopped(&self, signal: &str) -> Error {
-        let what = format!("stopped by {signal}; the next run goes on there");
+        // Elsewhere nothing can be continued.
+        let next = match self.destination.dropbox() {
+            Some(_) => "the next run goes on there",
+            None => "the next run begins it anew",
+        };
+        let what = format!("stopped by {signal}; {next}");
         Error::new(ErrorKind::Unavailable, self.action(), what)
     }
 

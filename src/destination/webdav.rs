@@ -185,7 +185,15 @@ impl WebDav {
         patience: &Patience,
     ) -> Result<Option<Vec<Entry>>, Error> {
         let items = self.items(folder, patience).await?;
-        Ok(items.map(|items| items.iter().map(entry).collect()))
+        let is_ours = |item: &&Item| {
+            let name = item.path.last().map_or("", String::as_str);
+            !item.is_folder && store::is_partial(name)
+        };
+        let entries = |items: Vec<Item>| {
+            let others = items.iter().filter(|item| !is_ours(item));
+            others.map(entry).collect()
+        };
+        Ok(items.map(entries))
     }
 
     async fn items(&self, folder: &str, patience: &Patience) -> Result<Option<Vec<Item>>, Error> {

@@ -60,11 +60,19 @@ pub(super) fn build(git: &Program, material: &Material, place: &Path) -> Result<
         .iter()
         .filter_map(|step| step.bundle.as_ref())
     {
+        let mut taken = 0;
         let mut each = |oid: &[u8], reference: &[u8]| {
-            bundled.insert(reference.to_vec(), oid.to_vec());
+            taken += (oid.len() + reference.len()) as u64;
+            if taken <= LONGEST_LIST {
+                bundled.insert(reference.to_vec(), oid.to_vec());
+            }
         };
         let judged = bundle::check(&mut open(path)?, &mut each);
         let judged = judged.map_err(|flaw| damaged(name, &flaw))?;
+        if taken > LONGEST_LIST {
+            let what = "it names more references than can be looked at";
+            return Err(Trouble::Bundle(format!("{}: {what}", printable(name))));
+        }
         format.get_or_insert(judged.format.as_str().to_owned());
     }
     let listed = last_list(material)?;
@@ -93,7 +101,15 @@ pub(super) fn build(git: &Program, material: &Material, place: &Path) -> Result<
     // An empty list beside a bundle is damage, and the bundle is what is left.
     let listed = listed.filter(|listed| !listed.is_empty() || bundled.is_empty());
     let wanted = listed.unwrap_or_else(|| bundled.clone());
-    let (references, lost) = present(git, here, wanted, &bundled)?;
+    let (references, lost) = present(git, here, &wanted, &bundled)?;
+    // Gitaly makes no bundle only where nothing is new, and then everything is there.
+    let mut steps = material.steps.iter();
+    if references != wanted && steps.any(|step| step.bundle.is_none() && step.references.is_some())
+    {
+        let what = "a bundle that belongs to it is missing in the archive: objects that its list of references \
+                    names are not there";
+        return Err(Trouble::Bundle(what.to_owned()));
+    }
     let head = material.head.clone();
     let head = head
         .filter(|head| head.starts_with("refs/heads/"))
@@ -150,20 +166,20 @@ fn of_list(listed: Option<&References>) -> String {
 fn present(
     git: &Program,
     here: &OsStr,
-    wanted: References,
+    wanted: &References,
     bundled: &References,
 ) -> Result<(References, Vec<String>), Trouble> {
     let missing = missing(git, here, wanted.values().chain(bundled.values()))?;
     let mut there = References::new();
     let mut lost = Vec::new();
     for (name, oid) in wanted {
-        let other = || bundled.get(&name).filter(|oid| !missing.contains(*oid));
-        if !missing.contains(&oid) {
-            there.insert(name, oid);
+        let other = || bundled.get(name).filter(|oid| !missing.contains(*oid));
+        if !missing.contains(oid) {
+            there.insert(name.clone(), oid.clone());
         } else if let Some(other) = other() {
             there.insert(name.clone(), other.clone());
         } else {
-            lost.push(printable(&String::from_utf8_lossy(&name)));
+            lost.push(printable(&String::from_utf8_lossy(name)));
         }
     }
     Ok((there, lost))

@@ -121,7 +121,11 @@ impl<'a> Reading<'a> {
         let name = format!("{}{ending}", backup.id);
         let is_it =
             |file: &&StoredFile| file.name.strip_suffix(SUFFIX).unwrap_or(&file.name) == name;
-        backup.own_files.iter().find(is_it)
+        // Two of them where one kind alone is encrypted: a list is encrypted like its archive.
+        let archive = self.stored.path.ends_with(SUFFIX);
+        let like = |file: &&StoredFile| file.name.ends_with(SUFFIX) == archive;
+        let mut all = backup.own_files.iter().filter(is_it);
+        all.clone().find(like).or_else(|| all.next())
     }
 
     /// Reads a file of ours as it comes.

@@ -317,23 +317,27 @@ async fn transfer(
         .map_err(|error| Ended::Fetching(error.to_string()))?;
     let (sending, arriving) = pipe();
     let (open, id) = (hidden.open.clone(), id.to_owned());
-    let writing = tokio::task::spawn_blocking(move || write(arriving, &open, &id));
-    let fetching = stored.fetch(0..wish.size, &patience, async |part: Vec<u8>| {
-        progress.add(part.len() as u64);
-        // What ends it early is told by the other side.
-        sending.send(part).await;
-        Ok(())
-    });
-    let fetched = tokio::select! {
-        fetched = fetching => fetched,
+    let mut writing = tokio::task::spawn_blocking(move || write(arriving, &open, &id));
+    let fetching = async {
+        let taking = async |part: Vec<u8>| {
+            progress.add(part.len() as u64);
+            // What ends it early is told by the other side.
+            sending.send(part).await;
+            Ok(())
+        };
+        let fetched = stored.fetch(0..wish.size, &patience, taking).await;
+        sending.end(&fetched).await;
+        fetched
+    };
+    let written = tokio::select! {
+        fetched = fetching => {
+            let written = (&mut writing).await;
+            fetched.map_err(|error| Ended::Fetching(error.to_string()))?;
+            written
+        }
+        // It reads to the end of the tar, so it ends earlier only if it failed: the rest need not be fetched.
+        written = &mut writing => written,
         () = progress.log_now_and_then() => unreachable!("it goes on for ever"),
     };
-    sending.end(&fetched).await;
-    let written = writing
-        .await
-        .unwrap_or_else(|error| Err(Ended::Writing(error.to_string())));
-    match fetched {
-        Err(error) => Err(Ended::Fetching(error.to_string())),
-        Ok(()) => written,
-    }
+    written.unwrap_or_else(|error| Err(Ended::Writing(error.to_string())))
 }

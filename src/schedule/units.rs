@@ -164,6 +164,8 @@ fn service(job: &Job) -> String {
          # GitLab's: its configuration and what is backed up from it, its data with the staging of a backup, its log\n\
          # files, the lock of its backups. What is missing is passed over.\n\
          {writable}{MAIL}\
+         # Where `ssh` keeps its socket, for a destination by SFTP.\n\
+         Environment=XDG_STATE_HOME=/tmp\n\
          {SANDBOX}"
     )
 }

@@ -208,6 +208,11 @@ fn of_ssh(action: &str, told: &str) -> Error {
             ErrorKind::Invalid,
             "make its host key known to root: connect once with `sudo ssh`, and compare the fingerprint",
         )
+    } else if has("Read-only file system") {
+        (
+            ErrorKind::Invalid,
+            "let root write into the folder of $XDG_STATE_HOME or ~/.local/state, where `ssh` keeps its socket",
+        )
     } else if has("No such file") {
         (
             ErrorKind::Invalid,

@@ -36,9 +36,13 @@ impl Disk {
                     .hint("mount the disk, or make the folder if it is the right one"));
             }
             Err(error) => {
-                return Err(of_disk(action, &error)
-                    .hint(format!("it is about {root}"))
-                    .absent());
+                let told = of_disk(action, &error).hint(format!("it is about {root}"));
+                // Refused is not away.
+                return Err(if error.kind() == io::ErrorKind::PermissionDenied {
+                    told
+                } else {
+                    told.absent()
+                });
             }
         };
         if !metadata.is_dir() {
@@ -199,12 +203,12 @@ fn entry(name: String, full: &Path, metadata: &fs::Metadata) -> Entry {
     let file = (!metadata.is_dir() && !leads_to_folder).then(|| FileEntry {
         size: metadata.len(),
         content_hash: None,
+        // Without the inode, which some file systems make up each time they are mounted.
         rev: format!(
-            "{}:{}.{:09}:{}",
+            "{}:{}.{:09}",
             metadata.len(),
             metadata.mtime(),
-            metadata.mtime_nsec(),
-            metadata.ino()
+            metadata.mtime_nsec()
         ),
     });
     Entry { name, file }

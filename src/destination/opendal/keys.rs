@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use opendal::Operator;
 use reqwest::Url;
@@ -122,6 +123,8 @@ pub struct Settings {
     pub(super) is_plain: bool,
     pub(super) ca_file: Option<PathBuf>,
     values: Vec<(&'static str, Value)>,
+    /// Those that came from files, once they have been read.
+    read: Mutex<Vec<SecretString>>,
     secret_file: Option<PathBuf>,
 }
 
@@ -141,6 +144,7 @@ impl Settings {
             is_plain: false,
             ca_file: None,
             values: Vec::new(),
+            read: Mutex::default(),
             secret_file: None,
         };
         let mut complete = root.is_some();
@@ -337,11 +341,14 @@ impl Settings {
 
     /// The secrets, to be taken out of whatever comes back.
     pub(super) fn redact(&self, text: &str) -> String {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = self.values.iter().filter_map(|(_, value)| match value {
+            Value::Secret(secret) => Some(secret),
+            _ => None,
+        });
         let mut text = text.to_owned();
-        for (_, value) in &self.values {
-            if let Value::Secret(secret) = value
-                && !secret.expose_secret().is_empty()
-            {
+        for secret in given.chain(read.iter()) {
+            if !secret.expose_secret().is_empty() {
                 text = text.replace(secret.expose_secret(), "…");
             }
         }
@@ -363,7 +370,10 @@ impl Settings {
                         Error::new(ErrorKind::Unauthorized, action, what)
                             .hint("put the secret into that file, for root alone (chmod 600)")
                     })?;
-                    read.trim_end_matches(['\r', '\n']).to_owned()
+                    let secret = read.trim_end_matches(['\r', '\n']).to_owned();
+                    let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+                    known.push(SecretString::from(secret.clone()));
+                    secret
                 }
             };
             pairs.push(((*key).to_owned(), text));

@@ -10,7 +10,7 @@ const SUFFIX: &str = ".partial";
 /// Digits that tell two of the same name apart.
 const DIGITS: usize = 16;
 /// What somebody else may still be writing is left alone for so long.
-const LEFT_ALONE: Duration = Duration::from_hours(7 * 24);
+const LEFT_ALONE: Duration = Duration::from_hours(24);
 
 /// `/Data/a.tar` → `/Data/.a.tar.0123456789abcdef.partial`.
 pub(super) fn partial(path: &str) -> String {
@@ -75,12 +75,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_the_same_file_goes_and_of_others_after_a_week() {
+    fn what_is_left_of_the_same_file_goes_and_of_others_after_a_day() {
         let day = Duration::from_hours(24);
         let left = ".a.tar.0123456789abcdef.partial";
         assert!(is_left_over(left, "a.tar", Duration::ZERO));
-        assert!(!is_left_over(left, "b.tar", day));
-        assert!(is_left_over(left, "b.tar", 8 * day));
+        assert!(!is_left_over(left, "b.tar", day / 2));
+        assert!(is_left_over(left, "b.tar", 2 * day));
         assert!(!is_left_over("a.tar", "a.tar", 8 * day));
     }
 }

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use futures_util::TryStreamExt as _;
 use opendal::{HttpTransporter, Metadata, OperationContext, Operator};
+use tokio::time::timeout;
 
 use super::Scheme;
 use super::answer::{of_disk, understand};
@@ -26,6 +27,8 @@ use crate::source::Source;
 
 /// A folder with more than this is not one of ours.
 const MOST_ENTRIES: usize = 200_000;
+/// Looking whether a folder is there takes no longer, or its file system is dead.
+const LONGEST_LOOK: Duration = Duration::from_secs(20);
 
 /// A client for one folder, bucket or server.
 pub struct OpenDal {
@@ -37,6 +40,8 @@ pub struct OpenDal {
     client: OnceLock<Operator>,
     /// Whether the service has shown that it does not know "only if nothing is there".
     pub(super) unconditional: AtomicBool,
+    /// A look at the disk has not come back yet.
+    is_silent: Arc<AtomicBool>,
 }
 
 impl OpenDal {
@@ -70,6 +75,7 @@ impl OpenDal {
             broken,
             client: OnceLock::new(),
             unconditional: AtomicBool::new(false),
+            is_silent: Arc::default(),
         }
     }
 
@@ -89,14 +95,40 @@ impl OpenDal {
             return Err(error.clone());
         }
         if let Some(disk) = self.disk.clone() {
-            let action = action.to_owned();
-            blocking(&action.clone(), move || disk.check(&action)).await?;
+            self.check(disk, action).await?;
         }
         if let Some(client) = self.client.get() {
             return Ok(client.clone());
         }
         let client = self.fresh_client(action, None, Arc::default())?;
         Ok(self.client.get_or_init(|| client).clone())
+    }
+
+    /// Whether the disk is there. One on a network whose server is gone would never say so.
+    async fn check(&self, disk: Disk, action: &str) -> Result<(), Error> {
+        let silent = || {
+            Error::new(
+                ErrorKind::Unexpected,
+                action,
+                "the file system does not answer",
+            )
+            .hint("is the server of that mount there? umount -l it, or mount it with `soft`")
+            .absent()
+        };
+        if self.is_silent.load(Ordering::Relaxed) {
+            return Err(silent());
+        }
+        let (told, is_silent) = (action.to_owned(), self.is_silent.clone());
+        let checking = blocking(action, move || {
+            let checked = disk.check(&told);
+            is_silent.store(false, Ordering::Relaxed);
+            checked
+        });
+        if let Ok(checked) = timeout(LONGEST_LOOK, checking).await {
+            return checked;
+        }
+        self.is_silent.store(true, Ordering::Relaxed);
+        Err(silent())
     }
 
     /// A client of its own for one upload. `ledger` notes what becomes of the bodies it sends.

@@ -55,9 +55,18 @@ impl OpenDal {
         patience: &Patience,
     ) -> Result<Digest, Error> {
         if self.can_rename() {
-            self.sweep(freight).await;
+            self.sweep(freight.path).await;
+            let mut breaks = 0;
             return retry(&self.wire.pause, patience, async || {
-                self.by_name(freight, patience).await
+                // What renews the patience of one attempt must not give time for ever more of them: each writes the
+                // whole file again.
+                let within = patience.again();
+                let stored = self.by_name(freight, &within).await;
+                if stored.is_err() && breaks < LONGEST_SERIES {
+                    breaks += 1;
+                    patience.renew();
+                }
+                stored
             })
             .await;
         }
@@ -79,8 +88,11 @@ impl OpenDal {
     }
 
     /// Removes what a killed program left of the same file, and what anybody left long ago.
-    async fn sweep(&self, freight: &Freight<'_>) {
-        let (folder, wanted) = split(freight.path);
+    pub async fn sweep(&self, path: &str) {
+        if !self.can_rename() {
+            return;
+        }
+        let (folder, wanted) = split(path);
         let action = format!("{}: removing what an upload left in {folder}/", self.name);
         let sweeping = async {
             let client = self.client(&action).await?;
@@ -196,7 +208,10 @@ impl OpenDal {
         }
         match client.rename(from, to).await {
             // A server that does not know the renaming of POSIX replaces nothing.
-            Err(_) if freight.replace => {
+            // If only the reply was lost, there is nothing left to rename.
+            Err(error)
+                if freight.replace && !error.is_temporary() && client.stat(from).await.is_ok() =>
+            {
                 client.delete(to).await.map_err(theirs)?;
                 client.rename(from, to).await.map_err(theirs)?;
             }
@@ -241,7 +256,19 @@ impl OpenDal {
         let len = freight.source.len();
         if found.as_ref().is_none_or(|file| file.size != len) {
             let what = "what is there after the upload is not as long as what was sent";
-            return Err(Halt::Lost(freight.error(ErrorKind::Corrupt, what)));
+            let error = freight.error(ErrorKind::Corrupt, what);
+            return Err(match found {
+                Some(_) if !certain => Halt::Failed(freight.error(
+                    ErrorKind::AlreadyExists,
+                    "something else of that name is there by now; nothing was touched",
+                )),
+                // It is ours, and wrong.
+                Some(file) => {
+                    self.delete(freight.path, &file.rev, patience).await?;
+                    Halt::Lost(error)
+                }
+                None => Halt::Lost(error),
+            });
         }
         if certain && (len == 0 || ledger.is_proven()) {
             return Ok(hash);
@@ -301,10 +328,19 @@ impl OpenDal {
         conditional: bool,
         patience: &Patience,
     ) -> Result<bool, Halt> {
-        if !freight.replace && self.stat(freight.path, patience).await?.is_some() {
-            self.take_back(freight, writer).await;
-            let what = "something of that name is there by now; nothing was touched";
-            return Err(freight.error(ErrorKind::AlreadyExists, what).into());
+        if !freight.replace {
+            let error = match self.stat(freight.path, patience).await {
+                Ok(None) => None,
+                Ok(Some(_)) => Some(freight.error(
+                    ErrorKind::AlreadyExists,
+                    "something of that name is there by now; nothing was touched",
+                )),
+                Err(error) => Some(error),
+            };
+            if let Some(error) = error {
+                self.take_back(freight, writer).await;
+                return Err(error.into());
+            }
         }
         let mut tries = 0;
         let closed = retry(&self.wire.pause, patience, async || {

@@ -45,6 +45,8 @@ struct Delivery<'a> {
     bandwidth: Option<Arc<Bandwidth>>,
     progress: Option<Progress>,
     patience: &'a Patience,
+    /// Fails if the bytes are no longer those that are to be sent.
+    unchanged: &'a (dyn Fn() -> Result<(), Error> + Sync),
 }
 
 impl WebDav {
@@ -70,6 +72,7 @@ impl WebDav {
             bandwidth: None,
             progress: None,
             patience,
+            unchanged: &|| Ok(()),
         };
         let expected = |sums: Digest| {
             let what = "the file is not what it was when it was hashed";
@@ -86,18 +89,7 @@ impl WebDav {
     pub async fn store(&self, shipment: &Shipment<'_>) -> Result<Digest, Error> {
         let action = format!("{}: uploading to {}", self.name, shipment.path);
         let patience = Patience::new(shipment.options.retry_for);
-        let (folder, name) = split(shipment.path);
-        self.sweep(folder, name, &patience).await;
-        let delivery = Delivery {
-            action: &action,
-            source: shipment.source.clone(),
-            path: shipment.path,
-            replaces: false,
-            bandwidth: shipment.options.bandwidth.clone(),
-            progress: Some(shipment.progress.clone()),
-            patience: &patience,
-        };
-        let unchanged = |_| {
+        let unchanged = || {
             let action = format!("reading {}", shipment.source_path.display());
             let now = shipment.source.fingerprint();
             if now.map_err(|error| source_error(&action, &error))? == *shipment.fingerprint {
@@ -107,7 +99,17 @@ impl WebDav {
             Err(Error::new(ErrorKind::SourceChanged, action, what)
                 .hint("is another backup running? the next run takes it from the beginning"))
         };
-        self.deliver(&delivery, unchanged)
+        let delivery = Delivery {
+            action: &action,
+            source: shipment.source.clone(),
+            path: shipment.path,
+            replaces: false,
+            bandwidth: shipment.options.bandwidth.clone(),
+            progress: Some(shipment.progress.clone()),
+            patience: &patience,
+            unchanged: &unchanged,
+        };
+        self.deliver(&delivery, |_| unchanged())
             .await
             .map(|(_, hash)| hash)
     }
@@ -148,6 +150,8 @@ impl WebDav {
         let len = observed.len();
         let mut breaks = 0;
         let sent = retry(&self.pause, delivery.patience, async || {
+            // Other bytes must not follow under the same name, nor under the same key.
+            (delivery.unchanged)()?;
             observed.begin_again();
             let result = self.send_once(delivery, partial, &observed, len).await;
             if result.is_err() && observed.position() > 0 && breaks < MOST_BREAKS {
@@ -313,6 +317,12 @@ impl WebDav {
         }
     }
 
+    /// Deletes what killed runs left of a file.
+    pub async fn sweep_for(&self, path: &str, patience: &Patience) {
+        let (folder, name) = split(path);
+        self.sweep(folder, name, patience).await;
+    }
+
     /// Deletes what killed runs left in the folder of a small file; once, as there are many of those.
     async fn sweep_once(&self, path: &str, patience: &Patience) {
         let (folder, name) = split(path);
@@ -355,6 +365,11 @@ impl WebDav {
 /// Folder and name of a path.
 fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
+}
+
+/// Whether a name is a temporary one of ours.
+pub(super) fn is_partial(name: &str) -> bool {
+    left_over(name).is_some()
 }
 
 /// What a file was to be called that has a temporary name of ours.

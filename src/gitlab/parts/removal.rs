@@ -117,7 +117,14 @@ fn finish(folder: &Path, sent: &Path, list: &[Listed]) -> io::Result<()> {
             continue;
         }
         let to = sent.join(&part.name);
-        match renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE) {
+        let moved = match renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE) {
+            // As on NFS; nobody else writes into a folder of ours.
+            Err(Errno::INVAL | Errno::NOSYS) if fs::symlink_metadata(&to).is_err() => {
+                renameat_with(CWD, &from, CWD, &to, RenameFlags::empty())
+            }
+            moved => moved,
+        };
+        match moved {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(naming(&from)(error.into())),
         }

@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, RenameFlags, renameat_with, statat, unlinkat};
+use rustix::io::Errno;
 
 use crate::archive::{Archive, ArchiveName};
 use crate::content_hash::{Digest, hash_source};
@@ -36,16 +37,28 @@ pub(super) fn delete(archive: &Archive, stored: Digest) -> io::Result<bool> {
     }
     drop(source);
     let hidden = format!(".{id}{REMOVING}");
-    renameat_with(&above, id, &above, hidden.as_str(), RenameFlags::NOREPLACE)?;
+    rename(&above, id, &hidden)?;
     let moved = statat(&above, hidden.as_str(), AtFlags::SYMLINK_NOFOLLOW)?;
     if moved.st_ino != File::from(folder.try_clone()?).metadata()?.ino() {
-        renameat_with(&above, hidden.as_str(), &above, id, RenameFlags::NOREPLACE)?;
+        rename(&above, &hidden, id)?;
         return Err(io::Error::other("another folder has taken its name"));
     }
     above.sync_all()?;
     empty(&folder, Some(&planned))?;
     unlinkat(&above, hidden.as_str(), AtFlags::REMOVEDIR)?;
     Ok(true)
+}
+
+/// Without replacing anything.
+fn rename(above: &File, from: &str, to: &str) -> io::Result<()> {
+    let renamed = match renameat_with(above, from, above, to, RenameFlags::NOREPLACE) {
+        // As on NFS; a folder only ever replaces an empty one.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            renameat_with(above, from, above, to, RenameFlags::empty())
+        }
+        renamed => renamed,
+    };
+    Ok(renamed?)
 }
 
 /// Finishes what an earlier deletion was interrupted in. Returns what could not be. Blocks the thread.
