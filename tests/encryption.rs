@@ -463,6 +463,44 @@ fn killed_at_every_request_the_next_run_goes_on_with_the_same_key() {
     assert!(resumed > 0, "none was resumed");
 }
 
+/// Not only a run can go on: `sync` has the key as well.
+#[test]
+fn a_sync_goes_on_where_a_run_was_killed() {
+    let mut resumed = 0;
+    for n in (9..40).step_by(2) {
+        let world = world();
+        let killed = kill_at(
+            &world.dropbox,
+            &world.host,
+            "run --skip-create --json",
+            n,
+            Moment::Applied,
+        );
+        if killed.is_some() {
+            break;
+        }
+        let kept = world.kept();
+        let ended = world.host.run("sync --json");
+        assert_eq!(ended.status, Some(0), "request {n}: {ended}");
+        let report = ended.json();
+        let mut rows = report["archives"].as_array().into_iter().flatten();
+        // None, if all was stored but for the last manifest.
+        let data = rows.find(|row| row["name"] == DATA);
+        if let Some((_, header)) = kept
+            && data.is_some_and(|row| row["uploads"][0]["bytes_resumed"].as_u64() > Some(0))
+        {
+            use base64::Engine as _;
+            let header = base64::prelude::BASE64_STANDARD.decode(header);
+            let stored = world.dropbox.content(&format!("/Data/{DATA}.age"));
+            assert!(stored.starts_with(&header.expect("base64")), "{ended}");
+            resumed += 1;
+        }
+        world.assert_holds(&format!("/Data/{DATA}.age"), DATA);
+        assert!(world.kept().is_none(), "request {n}: a key is left");
+    }
+    assert!(resumed > 0, "none was resumed");
+}
+
 /// The next run makes a backup of its own; the one before is finished all the same.
 #[test]
 fn what_was_stored_just_before_the_kill_is_known_to_a_run_that_makes_another() {

@@ -709,6 +709,26 @@ fn increments_are_applied_in_their_order() {
 }
 
 /// What the stand-in has sent of archives, lists and indexes.
+/// What GitLab's lists name and no bundle brings is damage, not an empty or an older repository.
+#[test]
+fn a_bundle_that_is_missing_is_told() {
+    if !there_is_git() {
+        return;
+    }
+    let backup = RealBackup::new(1);
+    let folder = format!("repositories/default/{}.git/", hashed("@hashed", 2));
+    let mut members = backup.members(STAMP);
+    let before = members.len();
+    members
+        .retain(|member| !(member.path.starts_with(&folder) && member.path.ends_with(".bundle")));
+    assert!(members.len() < before, "there was a bundle");
+    let (_dropbox, host) = stored_members(&members, &backup);
+    let ended = extract(&host, "demo/apps/shop");
+    assert_eq!(ended.status, Some(1), "{ended}");
+    assert!(ended.err.contains("missing"), "{ended}");
+    assert!(made(&host).is_empty(), "{ended}");
+}
+
 fn downloaded(dropbox: &Dropbox) -> u64 {
     let downloads = dropbox.requests().into_iter();
     let downloads = downloads.filter(|seen| seen.endpoint == "/2/files/download");
