@@ -103,6 +103,11 @@ impl OpenDal {
         match self.0 {}
     }
 
+    /// Removes what killed uploads left.
+    pub async fn sweep(&self, _path: &str) {
+        match self.0 {}
+    }
+
     /// Stores an archive.
     pub async fn store(&self, _shipment: &Shipment<'_>) -> Result<Digest, Error> {
         match self.0 {}
