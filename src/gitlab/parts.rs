@@ -17,27 +17,15 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 pub use self::removal::{finish_removals, remove};
+use super::contents::PARTS;
 use super::information::Information;
 use crate::archive::{ArchiveName, Identity};
 use crate::error::printable;
 
 /// What says that parts are a backup, the first member of GitLab's tar.
 pub const INFORMATION: &str = "backup_information.yml";
-/// Parts that are folders, in GitLab's order.
+/// The first of GitLab's parts are folders; the others are files, with `.tar.gz` behind their names.
 const FOLDERS: [&str; 2] = ["db", "repositories"];
-/// Parts that are files, without their `.tar.gz`, in GitLab's order.
-const FILES: [&str; 10] = [
-    "uploads",
-    "builds",
-    "artifacts",
-    "pages",
-    "lfs",
-    "terraform_state",
-    "registry",
-    "packages",
-    "ci_secure_files",
-    "external_diffs",
-];
 /// A longer `backup_information.yml` is none of GitLab's; bytes.
 const LONGEST_INFORMATION: u64 = 1024 * 1024;
 /// The clocks of a file server and of this machine may differ by so much; backups lie hours apart. Seconds.
@@ -145,8 +133,8 @@ fn place(name: &str) -> Option<usize> {
     let folder = FOLDERS.iter().position(|folder| *folder == name);
     folder.or_else(|| {
         let part = name.strip_suffix(".tar.gz")?;
-        let place = FILES.iter().position(|file| *file == part)?;
-        Some(FOLDERS.len() + place)
+        let place = PARTS.iter().position(|known| *known == part)?;
+        (place >= FOLDERS.len()).then_some(place)
     })
 }
 
