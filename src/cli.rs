@@ -1,5 +1,6 @@
 //! The command line.
 
+pub mod export;
 pub mod manual;
 pub mod upkeep;
 
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::archive::ArchiveKind;
+use crate::cli::export::ExportCommand;
 use crate::cli::upkeep::{
     CompletionsArgs, DoctorArgs, LoginArgs, ManArgs, NotifyCommand, ReportArgs, ScheduleCommand,
     StatusArgs,
@@ -98,6 +100,9 @@ pub enum Command {
     Extract(ExtractArgs),
     /// Send what complete local backups a destination still lacks
     Sync(SyncArgs),
+    /// Export projects by GitLab's API
+    #[command(subcommand)]
+    Export(ExportCommand),
     /// Obtain a Dropbox refresh token, and write a first configuration
     Login(LoginArgs),
     /// Check everything a run needs, one line and one hint per check
@@ -130,6 +135,7 @@ impl Command {
             Command::Restore(_) => "restore",
             Command::Extract(_) => "extract",
             Command::Sync(_) => "sync",
+            Command::Export(ExportCommand::Projects(_)) => "export projects",
             Command::Login(_) => "login",
             Command::Doctor(_) => "doctor",
             Command::Schedule(_) => "schedule",

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use crate::content_hash::BLOCK_LEN;
 use crate::destination::{self, Options};
-use crate::gitlab::host;
+use crate::gitlab::{api, host};
 use crate::guard;
 use crate::hooks;
 use crate::http::Bandwidth;
 use crate::notify;
+use crate::projects;
 use crate::retention::RetentionPolicy;
 use crate::seal;
 use crate::settings::{ENV_CONFIG, ENV_PREFIX, Reader, Section};
@@ -35,6 +36,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// `[gitlab]`.
     pub gitlab: host::Settings,
+    /// `[gitlab]`, as far as it is about its API.
+    pub gitlab_api: api::Settings,
     /// `[destinations.*]`, in the order of their names.
     pub destinations: Vec<destination::Settings>,
     /// `[upload]`.
@@ -49,6 +52,8 @@ pub struct Config {
     pub hooks: hooks::Settings,
     /// `[notify]`.
     pub notify: notify::Settings,
+    /// `[projects]`; none: no project is exported.
+    pub projects: Option<projects::Settings>,
     /// `[report]`: where the report page is written after each run; none: nowhere.
     pub report_file: Option<PathBuf>,
 }
@@ -224,7 +229,8 @@ fn look_at(path: &Path, text: &str) -> Look {
         .destinations
         .iter()
         .filter_map(destination::Settings::secret_file)
-        .chain(config.notify.secret_file());
+        .chain(config.notify.secret_file())
+        .chain(config.gitlab_api.secret_file());
     exposed.extend(secret_files.filter_map(|path| open_to_others(path)));
     Look {
         config,
@@ -247,6 +253,7 @@ fn gather(reader: &mut Reader) -> Config {
         .unwrap_or_else(|| "/var/lib/gitlab-pi-backup".into());
     let mut section = root.section("gitlab");
     let gitlab = host::Settings::read(&mut section);
+    let gitlab_api = api::Settings::read(&mut section);
     section.finish();
     let mut section = root.section("upload");
     let upload = Upload::read(&mut section);
@@ -265,6 +272,9 @@ fn gather(reader: &mut Reader) -> Config {
     section.finish();
     let mut section = root.section("notify");
     let notify = notify::Settings::read(&mut section);
+    section.finish();
+    let mut section = root.section("projects");
+    let projects = projects::Settings::read(&mut section);
     section.finish();
     let mut section = root.section("report");
     let report_file = report_file(&mut section);
@@ -292,6 +302,7 @@ fn gather(reader: &mut Reader) -> Config {
     Config {
         state_dir,
         gitlab,
+        gitlab_api,
         destinations,
         upload,
         encryption,
@@ -299,6 +310,7 @@ fn gather(reader: &mut Reader) -> Config {
         guard,
         hooks,
         notify,
+        projects,
         report_file,
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::archive::ArchiveKind;
@@ -450,6 +451,16 @@ impl Destination {
             Service::OpenDal(opendal) => opendal.store(shipment).await,
             Service::WebDav(webdav) => webdav.store(shipment).await,
         }
+    }
+
+    /// An address to which somebody else may put a file of one path for so long, without any credentials of theirs;
+    /// none where the service has no such thing, or wants to be told more beside the bytes.
+    pub async fn presigned_put(
+        &self,
+        _path: &str,
+        _valid: Duration,
+    ) -> Result<Option<SecretString>, Error> {
+        Ok(None)
     }
 
     /// Deletes a file, but only if it still is the content that `rev` names; `false` if it is gone.

@@ -1,5 +1,6 @@
 //! GitLab on this machine: its commands, and what they make.
 
+pub mod api;
 pub mod cli;
 pub mod contents;
 pub mod format;

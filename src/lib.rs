@@ -16,7 +16,7 @@
 //! gets back without this program · [`catalog`] what is stored at a destination · [`listing`] it as a table ·
 //! [`verify`] it against the manifests · [`retention`] which backups are kept · [`prune`] the others go ·
 //! [`rehearse`] proving that a backup would restore · [`restore`] the way back · [`extract`] one project's repositories out of a stored backup ·
-//! [`sync`] what a destination still lacks · [`local`] archives on this machine, in whatever form · [`hooks`] the user's own commands
+//! [`sync`] what a destination still lacks · [`projects`] exports of projects, by GitLab's API · [`local`] archives on this machine, in whatever form · [`hooks`] the user's own commands
 //! around a run · [`notify`] who is told how it ended · [`status`] whether the newest backup is complete and fresh ·
 //! [`page`] the report page · [`schedule`] what starts runs by itself · [`doctor`] whether everything a run needs is
 //! there · [`login`] the way to a refresh token and a first configuration.
@@ -26,7 +26,7 @@
 //! [`source::tree`] a folder, as a tar that is never written · [`source::sealed`] any of them, encrypted ·
 //! [`destination`] places that keep archives · [`destination::dropbox`] Dropbox, with the transfer engine ·
 //! [`destination::opendal`] folders and object stores · [`destination::webdav`] `WebDAV` servers · [`gitlab`] GitLab's
-//! commands, and a look into what they make.
+//! commands, a look into what they make, and its API.
 //!
 //! Floor 1, the ground:
 //! [`source`] bytes that can be read again · [`archive`] GitLab's names, and which is the newest ·
@@ -62,6 +62,7 @@ pub mod notify;
 pub mod page;
 pub mod process;
 pub mod progress;
+pub mod projects;
 pub mod prune;
 pub mod recovery;
 pub mod rehearse;

@@ -4,6 +4,8 @@
 //! here it is carried out: a growing, jittered pause, or the pause the server asked for, which then
 //! holds for all tasks of that destination.
 
+pub mod window;
+
 use std::pin::pin;
 use std::sync::Mutex;
 use std::time::Duration;

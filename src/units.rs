@@ -180,6 +180,28 @@ fn scale(number: &str, factor: u64) -> Option<u64> {
     u64::try_from(value).ok()
 }
 
+/// So many in so long, written `6/1m`; `0` for any number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota(pub Option<(u32, Duration)>);
+
+impl FromStr for Quota {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Quota, String> {
+        let wrong = || format!("`{text}` is no limit; write it like `6/1m`, or `0` for none");
+        if text.trim() == "0" {
+            return Ok(Quota(None));
+        }
+        let (count, period) = text.split_once('/').ok_or_else(wrong)?;
+        let count = count.trim().parse().map_err(|_| wrong())?;
+        let Span(period) = period.parse().map_err(|_| wrong())?;
+        if count == 0 || period.is_zero() {
+            return Err(wrong());
+        }
+        Ok(Quota(Some((count, period))))
+    }
+}
+
 macro_rules! deserialize_from_text {
     ($($name:ident),*) => {$(
         impl<'de> Deserialize<'de> for $name {
@@ -190,7 +212,7 @@ macro_rules! deserialize_from_text {
         }
     )*};
 }
-deserialize_from_text!(Size, Rate, Span, Percent);
+deserialize_from_text!(Size, Rate, Span, Percent, Quota);
 
 #[cfg(test)]
 mod tests {

@@ -22,6 +22,7 @@ const FLOORS: [(u8, &[&str]); 4] = [
             "process/*",
             "progress",
             "retry",
+            "retry/*",
             "seal",
             "seal/*",
             "settings",
@@ -69,6 +70,8 @@ const FLOORS: [(u8, &[&str]); 4] = [
             "notify/*",
             "page",
             "page/*",
+            "projects",
+            "projects/*",
             "prune",
             "prune/*",
             "recovery",
@@ -106,13 +109,17 @@ const FLOORS: [(u8, &[&str]); 4] = [
 const SIBLINGS: u8 = 2;
 
 /// Who waits for time to pass, and why.
-const SLEEPERS: [(&str, &str); 7] = [
+const SLEEPERS: [(&str, &str); 8] = [
     ("progress", "a log line every 30 seconds"),
     (
         "process",
         "the ten seconds between asking a process group to end and making it",
     ),
     ("retry", "the one loop that sleeps between attempts"),
+    (
+        "retry/window",
+        "keeps a limit of so many in so long, before anybody has to ask for it",
+    ),
     (
         "schedule/clock",
         "looks every two seconds whether something has set the clock",

@@ -167,6 +167,6 @@ fn kinds(
 }
 
 /// Sorts by time, and is told from another run of the same second.
-fn run_id(now: DateTime<Utc>) -> String {
+pub(super) fn run_id(now: DateTime<Utc>) -> String {
     format!("{}-{:x}", now.format("%Y%m%dT%H%M%SZ"), std::process::id())
 }

@@ -1,0 +1,60 @@
+//! `export`
+
+use std::time::Duration;
+
+use chrono::Utc;
+
+use super::setup::{Failure, Setup};
+use super::{ExitStatus, USAGE, tell};
+use crate::cli::Global;
+use crate::cli::export::{ExportCommand, ExportProjectsArgs};
+use crate::gitlab::api::Api;
+use crate::projects::{self, Job};
+
+/// Exports what GitLab's API gives.
+pub fn run(global: &Global, arguments: &ExportCommand) -> Result<ExitStatus, Failure> {
+    match arguments {
+        ExportCommand::Projects(arguments) => export_projects(global, arguments),
+    }
+}
+
+fn export_projects(global: &Global, arguments: &ExportProjectsArgs) -> Result<ExitStatus, Failure> {
+    let mut loaded = Setup::load(global, &[])?;
+    let encryption = Setup::encryption(&loaded.0)?;
+    let Some(settings) = loaded.0.projects.take() else {
+        return Err((USAGE, "the configuration has no [projects]".to_owned()));
+    };
+    let api = Api::new(&loaded.0.gitlab_api, loaded.0.upload.stall_timeout);
+    let wait = arguments.wait.map_or(Duration::ZERO, |wait| wait.0);
+    let report = Setup::carry_out(global, loaded, async |setup| {
+        let mut places = setup.destinations.iter();
+        let Some(destination) = places.find(|place| place.name() == settings.destination) else {
+            return Err((
+                USAGE,
+                "`projects.destination` names no destination".to_owned(),
+            ));
+        };
+        let _lock = if arguments.dry_run {
+            None
+        } else {
+            Some(setup.lock(wait).await?)
+        };
+        let job = Job {
+            settings: &settings,
+            api: &api,
+            destination,
+            encryption: encryption.as_ref(),
+            retention: setup.retention.as_ref(),
+            upload: &setup.upload,
+            state: &setup.state,
+            show: setup.show,
+            stop: &setup.stop,
+            dry_run: arguments.dry_run,
+        };
+        let now = Utc::now();
+        let run_id = super::run::run_id(now);
+        Ok(projects::export(&job, run_id, now).await)
+    })?;
+    tell(global, &report, || format!("{}\n", report.status.as_str()));
+    Ok(report.exit_status())
+}
