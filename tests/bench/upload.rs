@@ -28,6 +28,8 @@ mod backup;
 mod dropbox;
 #[path = "../support/host.rs"]
 mod host;
+#[path = "../support/web/mod.rs"]
+mod web;
 
 use std::process::ExitCode;
 use std::time::Instant;

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 
-use super::dropbox::http::{Connection, Head, Stream};
-use super::dropbox::tls::Tls;
+use super::web::http::{Connection, Head, Stream};
+use super::web::tls::Tls;
 
 /// Where the folder lies that clients are given.
 pub const ROOT: &str = "/remote.php/dav/files/pi";

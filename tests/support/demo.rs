@@ -12,6 +12,7 @@
 mod backup;
 mod dropbox;
 mod host;
+mod web;
 
 use std::fs;
 use std::path::Path;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::dropbox::tls::Tls;
+use super::web::tls::Tls;
 
 /// How it speaks TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

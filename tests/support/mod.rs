@@ -18,3 +18,4 @@ pub mod machine;
 pub mod mail;
 pub mod receiver;
 pub mod sealed;
+pub mod web;

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::dropbox::http::{Connection, Head, Stream};
-use super::dropbox::tls::Tls;
+use super::web::http::{Connection, Head, Stream};
+use super::web::tls::Tls;
 
 /// What comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,16 +20,12 @@ mod clock;
 mod content;
 mod fault;
 mod files;
-pub mod http;
-mod line;
 mod listener;
 mod listing;
 mod main_loop;
 mod oauth;
 mod paths;
-mod random;
 mod sessions;
-pub mod tls;
 mod tree;
 mod upload;
 
@@ -42,18 +38,20 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::web::line::{End, Pace};
+use super::web::tls::Tls;
+use super::web::{http, line, random, tls};
+
 pub use self::answer::Reply;
 pub use self::fault::{Fault, Moment, StallAt, What};
-pub use self::line::Line;
 pub use self::main_loop::serve_main;
 pub use self::tree::StoredFile;
+pub use super::web::line::Line;
 
 use self::content::Log;
 use self::fault::{Faults, Hit};
-use self::line::{End, Pace};
 use self::oauth::Tokens;
 use self::sessions::Sessions;
-use self::tls::Tls;
 use self::tree::Tree;
 
 /// All the scopes that are known here.

@@ -43,7 +43,7 @@ impl Tls {
         let mut authority = CertificateParams::default();
         authority
             .distinguished_name
-            .push(DnType::CommonName, "Dropbox stand-in CA");
+            .push(DnType::CommonName, "stand-in CA");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().expect(issued))
@@ -51,8 +51,7 @@ impl Tls {
 
         let key = KeyPair::generate().expect(issued);
         let mut leaf = CertificateParams::new(HOSTS.map(String::from)).expect(issued);
-        leaf.distinguished_name
-            .push(DnType::CommonName, "Dropbox stand-in");
+        leaf.distinguished_name.push(DnType::CommonName, "stand-in");
         leaf.use_authority_key_identifier_extension = true;
         let leaf = leaf.signed_by(&key, &authority).expect(issued);
 

@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as clients of Dropbox use, blocking.
+//! As much of HTTP/1.1 as clients of the stand-ins use, blocking.
 
 use std::fmt::Display;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
