@@ -208,11 +208,13 @@ fn look_at(path: &Path, text: &str) -> Look {
     let mut variables = Vec::new();
     let mut faults = Vec::new();
     for (name, value) in std::env::vars_os() {
-        let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else {
+        let Some(name) = name.to_str() else {
             continue;
         };
         match value.into_string() {
             Ok(value) => variables.push((name.to_owned(), value)),
+            // What others use is none of our business.
+            Err(_) if !name.starts_with(ENV_PREFIX) => {}
             Err(_) => faults.push(format!("environment variable {name}: is no UTF-8")),
         }
     }

@@ -1,9 +1,11 @@
 //! Reads settings one by one and collects every fault, so that a user mends a file once.
 //!
 //! A part of the program asks a [`Section`] for the keys it knows; what nobody asked for is unknown.
-//! The environment beats a systemd credential beats the file. No message holds a secret's value.
+//! The environment beats a systemd credential beats the file. Variables that other programs know, too, count
+//! where nothing of that is given. No message holds a secret's value.
 
 mod fault;
+mod variables;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -42,6 +44,8 @@ type Table = BTreeMap<String, Entry>;
 pub struct Reader {
     table: Table,
     variables: BTreeMap<String, String>,
+    /// Variables without our prefix; what they mean is for those who ask for one by its name.
+    others: BTreeMap<String, String>,
     credentials: Option<PathBuf>,
     notes: RefCell<Notes>,
 }
@@ -59,8 +63,7 @@ struct Notes {
 }
 
 impl Reader {
-    /// Parses `text`; variables without our prefix are of no interest. `credentials` is systemd's
-    /// `$CREDENTIALS_DIRECTORY`.
+    /// Parses `text`. `credentials` is systemd's `$CREDENTIALS_DIRECTORY`.
     pub fn new(
         text: &str,
         variables: impl IntoIterator<Item = (String, String)>,
@@ -77,14 +80,15 @@ impl Reader {
                 message: error.message().to_owned(),
             });
         }
-        let variables = variables
+        let (variables, others) = variables
             .into_iter()
-            .filter(|(name, _)| name.starts_with(ENV_PREFIX) && name != ENV_CONFIG)
-            .collect();
+            .filter(|(name, _)| name != ENV_CONFIG)
+            .partition(|(name, _)| name.starts_with(ENV_PREFIX));
         let table = convert_table(document.into_inner(), &|offset| Place::Line(line(offset)));
         Reader {
             table,
             variables,
+            others,
             credentials,
             notes: RefCell::new(notes),
         }
