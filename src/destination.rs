@@ -204,6 +204,9 @@ pub struct FileEntry {
     pub content_hash: Option<Digest>,
     /// Names this content at this path.
     pub rev: String,
+    /// When it came there, by the clock of the service, often in whole seconds; none where it does not tell. What was
+    /// stored by [`Destination::store`] may have the time that was asked for.
+    pub modified: Option<DateTime<Utc>>,
 }
 
 /// How archives are sent, whatever they are.
@@ -453,14 +456,17 @@ impl Destination {
         }
     }
 
-    /// An address to which somebody else may put a file of one path for so long, without any credentials of theirs;
-    /// none where the service has no such thing, or wants to be told more beside the bytes.
+    /// An address to which somebody else may put a file of one path for so long (a week at most), without any
+    /// credentials of theirs; none where the service has no such thing, or wants to be told more beside the bytes.
     pub async fn presigned_put(
         &self,
-        _path: &str,
-        _valid: Duration,
+        path: &str,
+        valid: Duration,
     ) -> Result<Option<SecretString>, Error> {
-        Ok(None)
+        match &self.service {
+            Service::Dropbox(_) | Service::WebDav(_) => Ok(None),
+            Service::OpenDal(opendal) => opendal.presigned_put(path, valid).await,
+        }
     }
 
     /// Deletes a file, but only if it still is the content that `rev` names; `false` if it is gone.

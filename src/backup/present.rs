@@ -207,6 +207,7 @@ impl Run<'_> {
             size: found.size,
             content_hash: found.content_hash,
             rev: found.rev.clone(),
+            modified: None,
         };
         let candidate = Candidate {
             destination,

@@ -15,6 +15,10 @@ mod partial;
 #[cfg(feature = "opendal")]
 mod place;
 #[cfg(feature = "opendal")]
+mod presign;
+#[cfg(feature = "opendal")]
+mod region;
+#[cfg(feature = "opendal")]
 mod send;
 #[cfg(feature = "opendal")]
 mod wire;

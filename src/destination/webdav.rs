@@ -435,6 +435,7 @@ fn entry(item: &Item) -> Entry {
         size: item.size.unwrap_or(0),
         content_hash: None,
         rev: rev(item),
+        modified: item.modified_at(),
     });
     Entry {
         name: item.path.last().cloned().unwrap_or_default(),

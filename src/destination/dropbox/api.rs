@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use chrono::DateTime;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::Value;
@@ -73,17 +74,21 @@ struct WireEntry {
     size: Option<u64>,
     content_hash: Option<Digest>,
     rev: Option<String>,
+    server_modified: Option<String>,
 }
 
 impl Entry {
     /// From the metadata of a reply; the one of a file that was just stored has no tag.
     pub(super) fn parse(value: &Value) -> Option<Entry> {
         let wire = WireEntry::deserialize(value).ok()?;
+        let modified = wire.server_modified.as_deref();
+        let modified = modified.and_then(|text| DateTime::parse_from_rfc3339(text).ok());
         let file = match (wire.tag.as_deref(), wire.size, wire.rev) {
             (None | Some("file"), Some(size), Some(rev)) => Some(FileEntry {
                 size,
                 content_hash: wire.content_hash,
                 rev,
+                modified: modified.map(|time| time.to_utc()),
             }),
             (Some("folder"), ..) => None,
             _ => return None,

@@ -210,6 +210,7 @@ fn entry(name: String, full: &Path, metadata: &fs::Metadata) -> Entry {
             metadata.mtime(),
             metadata.mtime_nsec()
         ),
+        modified: metadata.modified().ok().map(Into::into),
     });
     Entry { name, file }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use opendal::Operator;
 use reqwest::Url;
@@ -126,6 +126,8 @@ pub struct Settings {
     /// Those that came from files, once they have been read.
     read: Mutex<Vec<SecretString>>,
     secret_file: Option<PathBuf>,
+    /// The region of a bucket, by its own word.
+    pub(super) region: OnceLock<String>,
 }
 
 impl Settings {
@@ -146,6 +148,7 @@ impl Settings {
             values: Vec::new(),
             read: Mutex::default(),
             secret_file: None,
+            region: OnceLock::new(),
         };
         let mut complete = root.is_some();
         if scheme == Scheme::Fs {
@@ -227,11 +230,11 @@ impl Settings {
         there || !required
     }
 
-    fn has(&self, key: &str) -> bool {
+    pub(super) fn has(&self, key: &str) -> bool {
         self.values.iter().any(|(known, _)| *known == key)
     }
 
-    fn text(&self, key: &str) -> Option<&str> {
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
         let (_, value) = self.values.iter().find(|(known, _)| *known == key)?;
         match value {
             Value::Text(text) => Some(text),
@@ -280,17 +283,6 @@ impl Settings {
                     section.fault("checksum_algorithm", "takes \"crc32c\" or \"none\"");
                     good = false;
                 }
-                match (self.has("region"), self.has("endpoint")) {
-                    (true, _) => {}
-                    // What servers other than Amazon's mostly take for theirs.
-                    (false, true) => self
-                        .values
-                        .push(("region", Value::Text("us-east-1".to_owned()))),
-                    (false, false) => {
-                        section.require::<String>("region");
-                        good = false;
-                    }
-                }
             }
             Scheme::Sftp => {
                 for key in ["endpoint", "user"] {
@@ -326,16 +318,20 @@ impl Settings {
         (self.scheme == Scheme::Fs).then(|| Path::new(&self.root))
     }
 
-    /// Whether each part's checksum goes with it, by a header that only some servers know: Amazon's does.
-    fn sends_checksum(&self) -> bool {
-        match self.text("checksum_algorithm") {
-            Some(algorithm) => algorithm == "crc32c",
-            None => self.text("endpoint").is_none_or(|endpoint| {
+    /// The checksum that goes with each part, by a header that only some servers know: Amazon's does.
+    fn checksum(&self) -> Option<&str> {
+        let is_amazons = || {
+            self.text("endpoint").is_none_or(|endpoint| {
                 Url::parse(endpoint).is_ok_and(|url| {
                     url.host_str()
                         .is_some_and(|host| host.ends_with(".amazonaws.com"))
                 })
-            }),
+            })
+        };
+        match self.text("checksum_algorithm") {
+            Some("none") => None,
+            Some(algorithm) => Some(algorithm),
+            None => is_amazons().then_some("crc32c"),
         }
     }
 
@@ -358,10 +354,20 @@ impl Settings {
     /// OpenDAL's client with these settings; it looks for nothing in the environment, in other files, or at a
     /// cloud's own addresses.
     pub(super) fn operator(&self, action: &str) -> Result<Operator, Error> {
+        self.build(action, self.checksum())
+    }
+
+    /// Like [`Settings::operator`], to sign addresses: no checksum is known of what somebody else will send.
+    pub(super) fn signer(&self, action: &str) -> Result<Operator, Error> {
+        self.build(action, None)
+    }
+
+    fn build(&self, action: &str, checksum: Option<&str>) -> Result<Operator, Error> {
         let mut pairs = vec![("root".to_owned(), self.root.clone())];
         for (key, value) in &self.values {
             let text = match value {
-                Value::Text(text) if *key == "checksum_algorithm" && text == "none" => continue,
+                Value::Text(_) if *key == "checksum_algorithm" => continue,
+                Value::Text(_) if *key == "region" && self.region.get().is_some() => continue,
                 Value::Text(text) => text.clone(),
                 Value::Secret(secret) => secret.expose_secret().to_owned(),
                 Value::FromFile(path) => {
@@ -383,8 +389,23 @@ impl Settings {
             Scheme::S3 => {
                 set("disable_config_load", "true");
                 set("disable_ec2_metadata", "true");
-                if !self.has("checksum_algorithm") && self.sends_checksum() {
-                    set("checksum_algorithm", "crc32c");
+                if let Some(algorithm) = checksum {
+                    set("checksum_algorithm", algorithm);
+                }
+                if let Some(region) = self.region.get() {
+                    set("region", region);
+                }
+                if self.is_amazon() && !self.has("enable_virtual_host_style") {
+                    // Amazon's certificate is good for one more name, not for several.
+                    let bucket = self.text("bucket").unwrap_or_default();
+                    set(
+                        "enable_virtual_host_style",
+                        if bucket.contains('.') {
+                            "false"
+                        } else {
+                            "true"
+                        },
+                    );
                 }
             }
             Scheme::Gcs => {
@@ -393,7 +414,7 @@ impl Settings {
             }
             Scheme::Fs | Scheme::Sftp | Scheme::Azblob | Scheme::B2 => {}
         }
-        let built = build(self.scheme, pairs);
+        let built = build_operator(self.scheme, pairs);
         built.map_err(|error| {
             let what = self.redact(&error.to_string());
             Error::new(ErrorKind::Invalid, action, what)
@@ -424,7 +445,7 @@ fn root(scheme: Scheme, section: &mut Section<'_>) -> Option<String> {
     Some(root)
 }
 
-fn build(scheme: Scheme, pairs: Vec<(String, String)>) -> opendal::Result<Operator> {
+fn build_operator(scheme: Scheme, pairs: Vec<(String, String)>) -> opendal::Result<Operator> {
     match scheme {
         #[cfg(feature = "fs")]
         Scheme::Fs => Operator::from_iter::<opendal::services::Fs>(pairs),

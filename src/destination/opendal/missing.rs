@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use secrecy::SecretString;
 
 use super::Scheme;
 use crate::content_hash::Digest;
@@ -110,6 +111,15 @@ impl OpenDal {
 
     /// Stores an archive.
     pub async fn store(&self, _shipment: &Shipment<'_>) -> Result<Digest, Error> {
+        match self.0 {}
+    }
+
+    /// An address to which somebody else may put a file.
+    pub async fn presigned_put(
+        &self,
+        _path: &str,
+        _valid: Duration,
+    ) -> Result<Option<SecretString>, Error> {
         match self.0 {}
     }
 

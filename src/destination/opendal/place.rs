@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chrono::TimeDelta;
 use futures_util::TryStreamExt as _;
@@ -100,6 +100,7 @@ impl OpenDal {
         if let Some(client) = self.client.get() {
             return Ok(client.clone());
         }
+        self.learn_region(action).await?;
         let client = self.fresh_client(action, None, Arc::default())?;
         Ok(self.client.get_or_init(|| client).clone())
     }
@@ -465,10 +466,12 @@ fn file(metadata: &Metadata) -> FileEntry {
     } else {
         tag.to_owned()
     };
+    let modified = metadata.last_modified().map(SystemTime::from);
     FileEntry {
         size,
         content_hash: None,
         rev,
+        modified: modified.map(Into::into),
     }
 }
 

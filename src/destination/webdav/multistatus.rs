@@ -4,6 +4,7 @@
 //! It comes from elsewhere: names may have any prefix, addresses may be whole or only a path, and nothing in
 //! it is followed. A document with its own entities is refused.
 
+use chrono::{DateTime, Utc};
 use percent_encoding::percent_decode_str;
 use quick_xml::NsReader;
 use quick_xml::events::Event;
@@ -47,6 +48,14 @@ pub struct Item {
     pub available: Option<u64>,
     /// What is taken.
     pub used: Option<u64>,
+}
+
+impl Item {
+    /// When it was changed last, by the server's clock.
+    pub fn modified_at(&self) -> Option<DateTime<Utc>> {
+        let modified = DateTime::parse_from_rfc2822(self.modified.as_deref()?);
+        modified.ok().map(|time| time.to_utc())
+    }
 }
 
 /// One `propstat` as it is read: what it says counts if its status is a success.

@@ -384,9 +384,8 @@ fn left_over(name: &str) -> Option<&str> {
 }
 
 fn is_old(item: &Item, now: DateTime<Utc>) -> bool {
-    let modified = item.modified.as_deref();
-    let modified = modified.and_then(|text| DateTime::parse_from_rfc2822(text).ok());
-    modified.is_some_and(|modified| now - modified.to_utc() > LEFT_FOR)
+    item.modified_at()
+        .is_some_and(|modified| now - modified > LEFT_FOR)
 }
 
 fn random() -> String {
