@@ -1,5 +1,6 @@
-//! The history of runs and rehearsals: one JSON line each, bounded.
+//! The history of runs, rehearsals and exports: one JSON line each, bounded.
 
+mod export;
 pub mod past;
 
 use std::fs;
@@ -9,6 +10,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use crate::content_hash::Digest;
+use crate::job::Job;
+use crate::projects::report::ExportReport;
 use crate::report::RunReport;
 use crate::state::{StateDir, append_line, replace};
 
@@ -20,10 +23,18 @@ const LONGEST: usize = 1_000;
 const SLACK: usize = 100;
 /// About a year of two runs a week and some rehearsals.
 const RECENT: usize = 120;
+/// Exports may be made every hour; that crowds no run out. Most of them are a few hundred bytes.
+const MOST_EXPORTS: usize = 400;
 
 /// Adds a run.
 pub fn record(state: &StateDir, report: &RunReport) -> io::Result<()> {
     add(state, &entry(report)?)
+}
+
+/// Adds an export of projects: its counts and what failed, not a row for each project.
+pub fn record_export(state: &StateDir, report: &ExportReport) -> io::Result<()> {
+    state.make()?;
+    add(state, &export::entry(report))
 }
 
 /// A run as it is recorded.
@@ -58,9 +69,11 @@ fn add(state: &StateDir, value: &Value) -> io::Result<()> {
     let path = state.path().join(FILE);
     append_line(&path, &value.to_string())?;
     let bytes = fs::read(&path)?;
-    let count = lines(&bytes).count();
-    if count > LONGEST + SLACK {
-        let kept: Vec<_> = lines(&bytes).skip(count - LONGEST).collect();
+    let is_long = |count: usize, most: usize| count > most + SLACK;
+    let exports = lines(&bytes).filter(|line| is_export(line)).count();
+    let others = lines(&bytes).count() - exports;
+    if is_long(others, LONGEST) || is_long(exports, MOST_EXPORTS) {
+        let kept = last(&bytes, LONGEST, MOST_EXPORTS);
         replace(
             &path,
             kept.join(&b'\n')
@@ -73,10 +86,36 @@ fn add(state: &StateDir, value: &Value) -> io::Result<()> {
 }
 
 /// Without empty ones. A bad memory card leaves bytes that are no text, which spoil their line only.
-fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn lines(bytes: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     bytes
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
+}
+
+/// The last lines in their order, so many of exports and so many of everything else.
+fn last(bytes: &[u8], mut others: usize, mut exports: usize) -> Vec<&[u8]> {
+    let mut kept = Vec::new();
+    for line in lines(bytes).rev() {
+        let left = if is_export(line) {
+            &mut exports
+        } else {
+            &mut others
+        };
+        if *left > 0 {
+            *left -= 1;
+            kept.push(line);
+        }
+    }
+    kept.reverse();
+    kept
+}
+
+/// Whether a line is of an export, without understanding all of it: within a text of JSON no quotation mark stands
+/// without a backslash, so nothing else can look so.
+fn is_export(line: &[u8]) -> bool {
+    let mark = format!("\"command\":\"{}\"", Job::Projects.command());
+    line.windows(mark.len())
+        .any(|window| window == mark.as_bytes())
 }
 
 /// Nothing if there is no file.
@@ -96,8 +135,7 @@ pub fn read(state: &StateDir) -> io::Result<Vec<Value>> {
 /// years (an entry takes 20 KB).
 pub fn read_recent(state: &StateDir) -> io::Result<Vec<Value>> {
     let bytes = bytes(state)?;
-    let skipped = lines(&bytes).count().saturating_sub(RECENT);
-    let recent = lines(&bytes).skip(skipped);
+    let recent = last(&bytes, RECENT, RECENT).into_iter();
     Ok(recent
         .filter_map(|line| serde_json::from_slice(line).ok())
         .collect())
@@ -198,6 +236,30 @@ mod tests {
             recent.last().and_then(|run| run["run_id"].as_str()),
             Some("new")
         );
+    }
+
+    #[test]
+    fn exports_crowd_no_run_out() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let state = StateDir::new(dir.path());
+        let path = dir.path().join(FILE);
+        // What only speaks of the command is no export.
+        let run = "{\"command\":\"run\",\"error\":\"\\\"command\\\":\\\"export projects\\\"\"}\n";
+        let export = "{\"command\":\"export projects\"}\n";
+        let text = run.to_owned() + &export.repeat(MOST_EXPORTS + SLACK);
+        fs::write(&path, text).expect("write");
+        let of = |entries: &[Value], command: &str| {
+            let entries = entries.iter();
+            entries.filter(|entry| entry["command"] == command).count()
+        };
+        let recent = read_recent(&state).expect("read");
+        assert_eq!((of(&recent, "run"), recent.len()), (1, RECENT + 1));
+        let report = ExportReport::begin("e".to_owned(), "s3".to_owned(), DateTime::UNIX_EPOCH);
+        record_export(&state, &report).expect("recorded");
+        let all = read(&state).expect("read");
+        assert_eq!(all[0]["command"], "run");
+        assert_eq!(of(&all, "export projects"), MOST_EXPORTS);
+        assert_eq!(all.last().map(|last| &last["run_id"]), Some(&json!("e")));
     }
 
     #[test]

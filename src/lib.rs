@@ -16,6 +16,7 @@
 //! gets back without this program · [`catalog`] what is stored at a destination · [`listing`] it as a table ·
 //! [`verify`] it against the manifests · [`retention`] which backups are kept · [`prune`] the others go ·
 //! [`rehearse`] proving that a backup would restore · [`restore`] the way back · [`extract`] one project's repositories out of a stored backup ·
+//! [`job`] what is done again and again ·
 //! [`sync`] what a destination still lacks · [`projects`] exports of projects, by GitLab's API · [`local`] archives on this machine, in whatever form · [`hooks`] the user's own commands
 //! around a run · [`notify`] who is told how it ended · [`status`] whether the newest backup is complete and fresh ·
 //! [`page`] the report page · [`schedule`] what starts runs by itself · [`doctor`] whether everything a run needs is
@@ -53,6 +54,7 @@ pub mod guard;
 pub mod history;
 pub mod hooks;
 pub mod http;
+pub mod job;
 pub mod listing;
 pub mod local;
 pub mod logging;

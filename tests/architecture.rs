@@ -60,6 +60,7 @@ const FLOORS: [(u8, &[&str]); 4] = [
             "history",
             "history/*",
             "hooks",
+            "job",
             "listing",
             "local",
             "local/*",

@@ -1,10 +1,12 @@
-//! What the history tells of runs and rehearsals, as far as it can be understood.
+//! What the history tells of runs, rehearsals and exports, as far as it can be understood.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::entry;
+use super::{entry, export};
+use crate::job::Job;
+use crate::projects::report::ExportReport;
 use crate::report::RunReport;
 
 /// A run, as it was recorded when it ended. What an older version did not record is empty.
@@ -130,6 +132,86 @@ pub struct PastRehearsal {
     pub finished_at: DateTime<Utc>,
 }
 
+/// An export of projects, as it was recorded when it ended.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PastExport {
+    /// Its name.
+    pub run_id: String,
+    /// `ok`, `partial`, `failed`.
+    pub status: String,
+    /// The exit status.
+    pub exit: Option<u8>,
+    /// When it began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Where the exports went.
+    pub destination: String,
+    /// What became of the projects.
+    pub counts: PastCounts,
+    /// What is stored of those that it exported, in bytes.
+    pub bytes: u64,
+    /// The first projects that failed.
+    pub failures: Vec<PastFailure>,
+    /// The first things that were not as they should be.
+    pub warnings: Vec<String>,
+    /// The first thing that made it fail.
+    pub error: Option<String>,
+}
+
+/// How many projects ended so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct PastCounts {
+    /// It was stored by this export.
+    pub exported: u64,
+    /// It had been stored earlier that day.
+    pub already_done: u64,
+    /// It is not there.
+    pub failed: u64,
+    /// GitLab lets no one, or not this token, export it.
+    pub skipped: u64,
+}
+
+impl PastCounts {
+    /// With the word of each, as in `--json`.
+    pub fn named(&self) -> [(&'static str, u64); 4] {
+        [
+            ("exported", self.exported),
+            ("already_done", self.already_done),
+            ("failed", self.failed),
+            ("skipped", self.skipped),
+        ]
+    }
+
+    /// All projects that were selected.
+    pub fn all(&self) -> u64 {
+        let counts = self.named();
+        // A history that was damaged may hold any number.
+        counts
+            .iter()
+            .fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+}
+
+/// A project that failed.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PastFailure {
+    /// With its groups.
+    pub path: String,
+    /// Why.
+    pub error: Option<String>,
+}
+
+impl PastExport {
+    /// An export that is not recorded yet, as it will be.
+    pub fn of(report: &ExportReport) -> Option<PastExport> {
+        PastExport::deserialize(export::entry(report)).ok()
+    }
+}
+
 impl PastRun {
     /// A run that is not recorded yet, as it will be.
     pub fn of(report: &RunReport) -> Option<PastRun> {
@@ -139,7 +221,12 @@ impl PastRun {
 
 /// All runs, the oldest first; what cannot be understood is passed over.
 pub fn runs(entries: &[Value]) -> Vec<PastRun> {
-    of(entries, "run")
+    of(entries, Job::Run.command())
+}
+
+/// All exports of projects, the oldest first.
+pub fn exports(entries: &[Value]) -> Vec<PastExport> {
+    of(entries, Job::Projects.command())
 }
 
 /// All rehearsals, the oldest first.
