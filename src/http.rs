@@ -3,6 +3,7 @@
 //! One [`Http`] makes any number of [`Line`]s. A line is a client with at most one connection to a
 //! host, so that what that connection does can be watched: a slow one is left alone, a dead one given up.
 
+mod address;
 mod body;
 mod watch;
 
@@ -27,6 +28,7 @@ use crate::http::watch::{Connection, ConnectionLayer};
 use crate::source::Source;
 use crate::units::{Size, Span};
 
+pub use crate::http::address::is_loopback;
 pub use crate::http::body::Bandwidth;
 pub use reqwest::Method;
 

@@ -159,6 +159,14 @@ const EXPOSERS: &[(&str, &str)] = &[
         "hands it to OpenDAL, which takes plain strings, and takes it out of what comes back",
     ),
     (
+        "gitlab/api",
+        "puts the token into a header, and takes it out of replies",
+    ),
+    (
+        "gitlab/api/exports",
+        "tells GitLab the address that it puts an export to, and takes it out of replies",
+    ),
+    (
         "login/configuration",
         "writes the files that keep a refresh token and an app's secret",
     ),

@@ -8,7 +8,6 @@ use super::setup::{Failure, Setup};
 use super::{ExitStatus, USAGE, tell};
 use crate::cli::Global;
 use crate::cli::export::{ExportCommand, ExportProjectsArgs};
-use crate::gitlab::api::Api;
 use crate::projects::{self, Job};
 
 /// Exports what GitLab's API gives.
@@ -24,7 +23,7 @@ fn export_projects(global: &Global, arguments: &ExportProjectsArgs) -> Result<Ex
     let Some(settings) = loaded.0.projects.take() else {
         return Err((USAGE, "the configuration has no [projects]".to_owned()));
     };
-    let api = Api::new(&loaded.0.gitlab_api, loaded.0.upload.stall_timeout);
+    let api = Setup::gitlab_api(&loaded.0)?.limited(settings.export_limit, settings.download_limit);
     let wait = arguments.wait.map_or(Duration::ZERO, |wait| wait.0);
     let report = Setup::carry_out(global, loaded, async |setup| {
         let mut places = setup.destinations.iter();

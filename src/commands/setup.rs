@@ -12,6 +12,7 @@ use crate::cli::Global;
 use crate::config::{self, Config};
 use crate::destination::{Destination, Options};
 use crate::error::Error;
+use crate::gitlab::api::Api;
 use crate::gitlab::host;
 use crate::guard;
 use crate::hooks;
@@ -68,6 +69,14 @@ impl Setup {
         let settings = config.encryption.as_ref();
         let resolved = settings.map(crate::seal::Settings::resolve).transpose();
         resolved.map_err(|message| (USAGE, message))
+    }
+
+    /// The client of GitLab's API, for the commands that ask it for something.
+    pub fn gitlab_api(config: &Config) -> Result<Api, Failure> {
+        match config.gitlab_api.lacking() {
+            None => Ok(Api::new(&config.gitlab_api, config.upload.stall_timeout)),
+            Some(message) => Err((USAGE, message.to_owned())),
+        }
     }
 
     /// Makes the parts, and carries `operation` out with them on the one I/O thread.
