@@ -17,5 +17,6 @@ pub mod lost;
 pub mod machine;
 pub mod mail;
 pub mod receiver;
+pub mod s3;
 pub mod sealed;
 pub mod web;

@@ -110,6 +110,12 @@ impl Head {
             .and_then(|value| std::str::from_utf8(value).ok())
     }
 
+    /// The names of all headers, in small letters.
+    pub fn names(&self) -> Vec<String> {
+        let names = self.headers.iter();
+        names.map(|(name, _)| name.to_ascii_lowercase()).collect()
+    }
+
     /// The target without the query.
     pub fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or_default()

@@ -39,6 +39,11 @@ pub struct Tls {
 impl Tls {
     /// A new authority, and a certificate by it for all of [`HOSTS`].
     pub fn create() -> Self {
+        Self::for_hosts(HOSTS.map(String::from).to_vec())
+    }
+
+    /// A new authority, and a certificate by it for these names.
+    pub fn for_hosts(hosts: Vec<String>) -> Self {
         let issued = "certificates are made from constants";
         let mut authority = CertificateParams::default();
         authority
@@ -50,7 +55,7 @@ impl Tls {
             .expect(issued);
 
         let key = KeyPair::generate().expect(issued);
-        let mut leaf = CertificateParams::new(HOSTS.map(String::from)).expect(issued);
+        let mut leaf = CertificateParams::new(hosts).expect(issued);
         leaf.distinguished_name.push(DnType::CommonName, "stand-in");
         leaf.use_authority_key_identifier_extension = true;
         let leaf = leaf.signed_by(&key, &authority).expect(issued);
