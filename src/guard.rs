@@ -60,6 +60,11 @@ pub fn shrinkage(before: &Contents, now: &Contents, threshold: Percent) -> Vec<S
     lines
 }
 
+/// By how many hundredths a size fell, rounded down, if that is more than `threshold` and no wobble.
+pub fn shrank(was: u64, is: u64, threshold: Percent) -> Option<u128> {
+    fall(was, is, threshold).filter(|_| was - is >= WOBBLE)
+}
+
 /// By how many hundredths a number fell, rounded down; none if that is not more than `threshold`.
 fn fall(was: u64, is: u64, threshold: Percent) -> Option<u128> {
     let hundredfold = u128::from(was.saturating_sub(is)) * 100;

@@ -2,8 +2,10 @@
 //! any GitLab can import it.
 
 pub mod name;
+pub mod prune;
 pub mod report;
 pub mod settings;
+pub mod stored;
 
 use chrono::{DateTime, Utc};
 
