@@ -275,14 +275,21 @@ fn gather(reader: &mut Reader) -> Config {
     let mut section = root.section("notify");
     let notify = notify::Settings::read(&mut section);
     section.finish();
-    let mut section = root.section("projects");
-    let projects = projects::Settings::read(&mut section);
-    section.finish();
+    let mut of_projects = root.section("projects");
+    let projects = projects::Settings::read(&mut of_projects);
     let mut section = root.section("report");
     let report_file = report_file(&mut section);
     section.finish();
     let mut destinations = Vec::new();
     let sections = root.section("destinations").sections();
+    let names: Vec<_> = sections.iter().map(|(name, _)| name.clone()).collect();
+    let wanted = projects.as_ref().map(|projects| &projects.destination);
+    if let Some(wanted) = wanted.filter(|wanted| !names.contains(wanted)) {
+        let known = names.join(", ");
+        let fault = format!("no destination is named `{wanted}`; the configuration has: {known}");
+        of_projects.fault("destination", &fault);
+    }
+    of_projects.finish();
     if sections.is_empty() {
         root.fault(
             "destinations",

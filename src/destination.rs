@@ -2,6 +2,7 @@
 
 pub mod dropbox;
 pub mod fetch;
+mod limits;
 pub mod opendal;
 pub mod unsealed;
 pub mod webdav;

@@ -4,6 +4,7 @@
 pub mod name;
 pub mod prune;
 pub mod report;
+pub mod select;
 pub mod settings;
 pub mod stored;
 

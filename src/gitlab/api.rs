@@ -5,6 +5,7 @@ mod answer;
 mod download;
 pub mod exports;
 mod limits;
+pub mod groups;
 pub mod pages;
 pub mod projects;
 mod settings;

@@ -53,6 +53,11 @@ impl OpenDal {
         match self.0 {}
     }
 
+    /// Whether it has names that can be changed, so that a file gets its own when it is whole.
+    pub fn can_rename(&self) -> bool {
+        match self.0 {}
+    }
+
     /// Proves that the place is there and the credentials are right.
     pub async fn authenticate(&self, _patience: &Patience) -> Result<(), Error> {
         match self.0 {}

@@ -85,7 +85,7 @@ impl OpenDal {
     }
 
     /// Whether it has names that can be changed, so that a file gets its own when it is whole.
-    pub(super) fn can_rename(&self) -> bool {
+    pub fn can_rename(&self) -> bool {
         matches!(self.wire.settings.scheme, Scheme::Fs | Scheme::Sftp)
     }
 
