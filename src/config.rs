@@ -1,33 +1,33 @@
 //! The configuration file: finds it, checks it, and gathers the settings that each part declares.
 
+mod environment;
+mod upload;
+
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crate::content_hash::BLOCK_LEN;
-use crate::destination::{self, Options};
+use crate::destination;
 use crate::gitlab::{api, host};
 use crate::guard;
 use crate::hooks;
-use crate::http::Bandwidth;
 use crate::notify;
 use crate::projects;
 use crate::retention::RetentionPolicy;
 use crate::seal;
 use crate::settings::{ENV_CONFIG, ENV_PREFIX, Reader, Section};
-use crate::units::{MIB, Rate, Size, Span};
+use crate::units::MIB;
+
+pub use self::upload::Upload;
 
 /// Used when neither `-c` nor the environment names another.
 pub const DEFAULT_PATH: &str = "/etc/gitlab-pi-backup/config.toml";
 
 /// A longer file is something else, or has no end; bytes.
 const LONGEST: u64 = MIB;
-
-/// The largest body Dropbox takes is 150 MiB; this is the largest multiple of a block below it.
-const LARGEST_CHUNK: u64 = 148 * MIB;
 
 /// Everything the configuration says.
 #[derive(Debug)]
@@ -56,56 +56,6 @@ pub struct Config {
     pub projects: Option<projects::Settings>,
     /// `[report]`: where the report page is written after each run; none: nowhere.
     pub report_file: Option<PathBuf>,
-}
-
-/// `[upload]`.
-#[derive(Debug)]
-pub struct Upload {
-    /// For the transfer engine.
-    pub options: Options,
-    /// A connection that moves nothing for so long is given up.
-    pub stall_timeout: Duration,
-}
-
-impl Upload {
-    fn read(section: &mut Section<'_>) -> Upload {
-        let chunk_size = section.get("chunk_size").unwrap_or(Size(16 * MIB)).0;
-        if chunk_size == 0 || !chunk_size.is_multiple_of(BLOCK_LEN) || chunk_size > LARGEST_CHUNK {
-            section.fault(
-                "chunk_size",
-                "takes a multiple of 4 MiB, from 4 MiB to 148 MiB",
-            );
-        }
-        let concurrency = section.get("concurrency").unwrap_or(4_usize);
-        if !(1..=32).contains(&concurrency) {
-            section.fault("concurrency", "takes 1 to 32");
-        }
-        let bandwidth = section.get("bandwidth_limit").unwrap_or(Rate(0)).0;
-        if (1..1024).contains(&bandwidth) {
-            section.fault("bandwidth_limit", "takes at least 1 KiB/s, or `0` for none");
-        }
-        let retry_for = section
-            .get("retry_for")
-            .unwrap_or(Span(Duration::from_hours(1)))
-            .0;
-        let stall_timeout = section
-            .get("stall_timeout")
-            .unwrap_or(Span(Duration::from_mins(1)))
-            .0;
-        if stall_timeout.is_zero() {
-            section.fault("stall_timeout", "takes at least one second");
-        }
-        let bandwidth = Bandwidth::new(bandwidth);
-        Upload {
-            options: Options {
-                chunk_len: chunk_size,
-                concurrency,
-                bandwidth,
-                retry_for,
-            },
-            stall_timeout,
-        }
-    }
 }
 
 /// The path of the file: `-c`, the environment, the default.
@@ -137,18 +87,42 @@ pub fn load(path: &Path) -> Result<Config, String> {
     check(path, &text_of(path)?)
 }
 
+/// Like [`load`] of the file that is named, or of the one at the usual place; if that is not there, what the variables of
+/// gitlab-backup-management say, for whom they are enough.
+pub fn load_or_environment(argument: Option<PathBuf>) -> Result<Config, String> {
+    let path = path(argument);
+    let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
+    if path != Path::new(DEFAULT_PATH) || is_there(&path) {
+        return load(&path);
+    }
+    let (variables, faults) = variables();
+    match environment::complete(variables) {
+        None => load(&path),
+        Some(Err(missing)) => Err(format!(
+            "there is no configuration {DEFAULT_PATH}, and the environment lacks {}\n  \
+             set what is missing, or write a configuration with the table [projects]",
+            missing.join(", ")
+        )),
+        Some(Ok(variables)) => {
+            let look = look_with("", variables, faults, None);
+            outcome(look, "the environment")
+        }
+    }
+}
+
 /// Checks what is in the file, or would be, with this process's environment. The error names all faults.
 pub fn check(path: &Path, text: &str) -> Result<Config, String> {
     let look = look_at(path, text);
+    outcome(look, &format!("the configuration {}", path.display()))
+}
+
+/// What `what` says, or all that is wrong with it.
+fn outcome(look: Look, what: &str) -> Result<Config, String> {
     let faults = [look.faults, look.exposed].concat();
     if faults.is_empty() {
         return Ok(look.config);
     }
-    let mut message = format!(
-        "the configuration {} has {}:",
-        path.display(),
-        count(faults.len())
-    );
+    let mut message = format!("{what} has {}:", count(faults.len()));
     for fault in faults {
         // Writing to a string cannot fail.
         let _ = write!(message, "\n  {fault}");
@@ -205,19 +179,37 @@ fn read(path: &Path) -> io::Result<String> {
 
 /// What the text says, and what is wrong with it.
 fn look_at(path: &Path, text: &str) -> Look {
-    let mut variables = Vec::new();
+    let (variables, faults) = variables();
+    look_with(text, variables, faults, Some(path))
+}
+
+/// This process's environment, and what is wrong with it.
+fn variables() -> (BTreeMap<String, String>, Vec<String>) {
+    let mut variables = BTreeMap::new();
     let mut faults = Vec::new();
     for (name, value) in std::env::vars_os() {
         let Some(name) = name.to_str() else {
             continue;
         };
         match value.into_string() {
-            Ok(value) => variables.push((name.to_owned(), value)),
+            Ok(value) => {
+                variables.insert(name.to_owned(), value);
+            }
             // What others use is none of our business.
             Err(_) if !name.starts_with(ENV_PREFIX) => {}
             Err(_) => faults.push(format!("environment variable {name}: is no UTF-8")),
         }
     }
+    (variables, faults)
+}
+
+/// `path` is the file of the text, if it comes from one.
+fn look_with(
+    text: &str,
+    variables: BTreeMap<String, String>,
+    mut faults: Vec<String>,
+    path: Option<&Path>,
+) -> Look {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let mut reader = Reader::new(text, variables, credentials);
     let config = gather(&mut reader);
@@ -225,7 +217,7 @@ fn look_at(path: &Path, text: &str) -> Look {
     faults.extend(reader.finish().iter().map(ToString::to_string));
     let mut exposed = Vec::new();
     if secret_in_file {
-        exposed.extend(open_to_others(path));
+        exposed.extend(path.and_then(open_to_others));
     }
     let secret_files = config
         .destinations
@@ -284,7 +276,8 @@ fn gather(reader: &mut Reader) -> Config {
     let sections = root.section("destinations").sections();
     let names: Vec<_> = sections.iter().map(|(name, _)| name.clone()).collect();
     let wanted = projects.as_ref().map(|projects| &projects.destination);
-    if let Some(wanted) = wanted.filter(|wanted| !names.contains(wanted)) {
+    let is_unknown = |wanted: &&String| !names.is_empty() && !names.contains(wanted);
+    if let Some(wanted) = wanted.filter(is_unknown) {
         let known = names.join(", ");
         let fault = format!("no destination is named `{wanted}`; the configuration has: {known}");
         of_projects.fault("destination", &fault);

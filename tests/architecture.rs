@@ -101,6 +101,7 @@ const FLOORS: [(u8, &[&str]); 4] = [
             "commands",
             "commands/*",
             "config",
+            "config/*",
             "logging",
             "main",
         ],

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::Utc;
 
 use super::setup::{Failure, Setup};
-use super::{ExitStatus, USAGE, tell};
+use super::{ExitStatus, USAGE, complain, tell};
 use crate::cli::Global;
 use crate::cli::export::{ExportCommand, ExportProjectsArgs};
 use crate::projects::{self, Job};
@@ -18,10 +18,15 @@ pub fn run(global: &Global, arguments: &ExportCommand) -> Result<ExitStatus, Fai
 }
 
 fn export_projects(global: &Global, arguments: &ExportProjectsArgs) -> Result<ExitStatus, Failure> {
-    let mut loaded = Setup::load(global, &[])?;
+    let mut loaded = Setup::load_or_environment(global)?;
     let encryption = Setup::encryption(&loaded.0)?;
     let Some(settings) = loaded.0.projects.take() else {
-        return Err((USAGE, "the configuration has no [projects]".to_owned()));
+        return Err((
+            USAGE,
+            "the configuration has no [projects]\n  \
+             give it that table, with `destination` and `groups`, as config.example.toml shows"
+                .to_owned(),
+        ));
     };
     let api = Setup::gitlab_api(&loaded.0)?.limited(settings.export_limit, settings.download_limit);
     let wait = arguments.wait.map_or(Duration::ZERO, |wait| wait.0);
@@ -54,6 +59,9 @@ fn export_projects(global: &Global, arguments: &ExportProjectsArgs) -> Result<Ex
         let run_id = super::run::run_id(now);
         Ok(projects::export(&job, run_id, now).await)
     })?;
-    tell(global, &report, || format!("{}\n", report.status.as_str()));
+    tell(global, &report, || report.text());
+    if let Some(error) = &report.error {
+        complain(error);
+    }
     Ok(report.exit_status())
 }

@@ -64,6 +64,14 @@ impl Setup {
         Ok((config, selected))
     }
 
+    /// Like [`load`](Setup::load), with all destinations; where there is no file, the environment may be enough.
+    pub fn load_or_environment(global: &Global) -> Result<(Config, Vec<String>), Failure> {
+        let config = config::load_or_environment(global.config.clone());
+        let config = config.map_err(|message| (USAGE, message))?;
+        let selected = select(&config, &[]).map_err(|message| (USAGE, message))?;
+        Ok((config, selected))
+    }
+
     /// What is encrypted, and to whom, for the commands that store something.
     pub fn encryption(config: &Config) -> Result<Option<Encryption>, Failure> {
         let settings = config.encryption.as_ref();
@@ -149,7 +157,8 @@ impl Setup {
             }
             LockError::Unusable(error) => {
                 let folder = state.path().display();
-                let hint = "run as root, or set `state_dir` to a folder you may write";
+                let hint = "run as root, or set `state_dir` (or the variable GITLAB_PI_BACKUP_STATE_DIR) to a folder \
+                            you may write";
                 (
                     1,
                     format!("using the state folder {folder}: {error}\n  {hint}"),
