@@ -1,5 +1,6 @@
-//! How far an upload is, and who is told: nobody, a terminal, or a log line every 30 seconds.
+//! How far an upload is, or a number of things, and who is told: nobody, a terminal, or a log line every 30 seconds.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -131,6 +132,131 @@ impl Drop for State {
     }
 }
 
+/// How many of a number of things are done, each of which takes its time: exports of projects.
+#[derive(Debug)]
+pub struct Tally {
+    label: String,
+    total: u64,
+    counts: Cell<Counts>,
+    started: Instant,
+    bar: Option<ProgressBar>,
+    show: Show,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    done: u64,
+    /// Of these.
+    failed: u64,
+    /// Of these: took no time, and says nothing about the others.
+    at_once: u64,
+}
+
+/// How one of them ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It is done.
+    Done,
+    /// There was nothing to do.
+    AtOnce,
+    /// It failed.
+    Failed,
+}
+
+impl Tally {
+    /// Of `total` things, none yet.
+    pub fn new(show: Show, label: impl Into<String>, total: u64) -> Tally {
+        let bar = (show == Show::Bar).then(|| {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("{wide_bar} {msg}") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        let tally = Tally {
+            label: label.into(),
+            total,
+            counts: Cell::default(),
+            started: Instant::now(),
+            bar,
+            show,
+        };
+        tally.draw();
+        tally
+    }
+
+    /// One more has ended.
+    pub fn ended(&self, ending: Ending) {
+        let mut counts = self.counts.get();
+        counts.done += 1;
+        match ending {
+            Ending::Done => {}
+            Ending::AtOnce => counts.at_once += 1,
+            Ending::Failed => counts.failed += 1,
+        }
+        self.counts.set(counts);
+        self.draw();
+    }
+
+    /// One that failed is tried again.
+    pub fn reopened(&self) {
+        let mut counts = self.counts.get();
+        counts.done = counts.done.saturating_sub(1);
+        counts.failed = counts.failed.saturating_sub(1);
+        self.counts.set(counts);
+        self.draw();
+    }
+
+    /// Tells how far it is, for ever: on a terminal every second, as the time left gets less; in the log every
+    /// 30 seconds; where nobody reads it, nothing.
+    pub async fn tell_now_and_then(&self) {
+        loop {
+            match self.show {
+                Show::Bar => {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    self.draw();
+                }
+                Show::Log | Show::Nothing => {
+                    tokio::time::sleep(LOG_EVERY).await;
+                    if self.show == Show::Log {
+                        tracing::info!("{}", self.line());
+                    }
+                }
+            }
+        }
+    }
+
+    fn draw(&self) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(self.counts.get().done);
+            bar.set_message(self.line());
+        }
+    }
+
+    fn line(&self) -> String {
+        let counts = self.counts.get();
+        let mut line = format!("{}: {} of {}", self.label, counts.done, self.total);
+        if counts.failed > 0 {
+            line += &format!(", {} failed", counts.failed);
+        }
+        let timed = u32::try_from(counts.done - counts.at_once).unwrap_or(u32::MAX);
+        let open = u32::try_from(self.total.saturating_sub(counts.done)).unwrap_or(u32::MAX);
+        if timed > 0 && open > 0 {
+            let left = self.started.elapsed().saturating_mul(open) / timed;
+            line += &format!(", {} left", Span(left));
+        }
+        line
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,5 +271,24 @@ mod tests {
             progress.line(60 << 20),
             "a.tar: 60.0 MiB of 100.0 MiB, 4.0 MiB/s, 10s left"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tally_tells_the_time_left_by_those_that_took_some() {
+        let tally = Tally::new(Show::Log, "projects", 10);
+        assert_eq!(tally.line(), "projects: 0 of 10");
+        tally.ended(Ending::AtOnce);
+        tally.ended(Ending::AtOnce);
+        assert_eq!(tally.line(), "projects: 2 of 10");
+        tokio::time::advance(Duration::from_secs(60)).await;
+        tally.ended(Ending::Done);
+        tally.ended(Ending::Failed);
+        assert_eq!(tally.line(), "projects: 4 of 10, 1 failed, 3m left");
+        tally.reopened();
+        tally.ended(Ending::Done);
+        for _ in 0..6 {
+            tally.ended(Ending::Done);
+        }
+        assert_eq!(tally.line(), "projects: 10 of 10");
     }
 }

@@ -8,6 +8,8 @@ use crate::settings::variable_name;
 
 /// The destination that they describe.
 const DESTINATION: &str = "s3";
+/// Where they mean when they say nothing.
+const USUAL_URL: &str = "https://gitlab.com";
 /// What they have to tell: each the first of these that is given.
 const WANTED: [(&[&str], &str); 5] = [
     (&["GITLAB_TOKEN", "GITLAB_OAUTH"], "gitlab.token"),
@@ -82,6 +84,9 @@ pub(super) fn complete(
     if !missing.is_empty() {
         return Some(Err(missing));
     }
+    if given("GITLAB_URL").is_none() && !is_set("gitlab.url") {
+        more.push(("gitlab.url", USUAL_URL.to_owned()));
+    }
     if is_ours {
         more.push(("projects.destination", DESTINATION.to_owned()));
         more.push(("destinations.s3.type", "s3".to_owned()));
@@ -126,6 +131,7 @@ mod tests {
                 "GITLAB_PI_BACKUP_DESTINATIONS__S3__BUCKET=bucket",
                 "GITLAB_PI_BACKUP_DESTINATIONS__S3__SECRET_ACCESS_KEY=key",
                 "GITLAB_PI_BACKUP_DESTINATIONS__S3__TYPE=s3",
+                "GITLAB_PI_BACKUP_GITLAB__URL=https://gitlab.com",
                 "GITLAB_PI_BACKUP_PROJECTS__DESTINATION=s3",
             ]
         );

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use glob::{MatchOptions, Pattern};
 
+use crate::archive::ArchiveKind;
 use crate::destination::Destination;
 use crate::error::{Error, ErrorKind};
 use crate::gitlab::api::pages::Pages;
@@ -33,8 +34,9 @@ pub struct Selection {
     pub failed: Vec<ProjectReport>,
     /// What is not as it should be, and keeps nothing from being exported.
     pub warnings: Vec<String>,
-    /// Why something that was asked for could not be looked at: groups that are not there, a GitLab that is down.
-    pub errors: Vec<String>,
+    /// Why something that was asked for could not be looked at: a group that is not there, a GitLab that is down. More
+    /// of the kind are among the warnings.
+    pub error: Option<String>,
 }
 
 /// Asks GitLab. `time` is the one that the exports get into their names.
@@ -59,11 +61,10 @@ pub async fn select(job: &Job<'_>, time: DateTime<Utc>) -> Selection {
         &named,
         selection,
     );
-    let suffix = if job.encryption.is_some() {
-        ENCRYPTED
-    } else {
-        ""
-    };
+    let is_encrypted = job
+        .encryption
+        .is_some_and(|all| all.of(ArchiveKind::Data).is_some());
+    let suffix = if is_encrypted { ENCRYPTED } else { "" };
     let key = |project: &Project| {
         let key = job
             .settings
@@ -107,7 +108,7 @@ impl Listing<'_> {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     let error = self.unknown_group(group, error).await;
-                    self.selection.errors.push(error.to_string());
+                    self.note_text(error.to_string());
                 }
                 Err(error) => self.note(&error)?,
             }
@@ -165,11 +166,20 @@ impl Listing<'_> {
 
     /// Notes an error of a list, and whether the next one can be asked for.
     fn note(&mut self, error: &Error) -> Result<(), Hopeless> {
-        self.selection.errors.push(error.to_string());
+        self.note_text(error.to_string());
         if is_hopeless(error) {
             Err(Hopeless)
         } else {
             Ok(())
+        }
+    }
+
+    fn note_text(&mut self, error: String) {
+        let selection = &mut self.selection;
+        if selection.error.is_none() {
+            selection.error = Some(error);
+        } else {
+            selection.warnings.push(error);
         }
     }
 
