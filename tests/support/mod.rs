@@ -10,6 +10,7 @@ pub mod backup;
 pub mod dav;
 pub mod dialogue;
 pub mod dropbox;
+pub mod gitlab_api;
 pub mod host;
 pub mod kill;
 pub mod log_in;
