@@ -86,7 +86,7 @@ pub fn subgroups(call: &Call) -> Answer {
 fn list_groups(call: &Call, mut groups: Vec<&Group>) -> Answer {
     if let Some(part) = call.query("search") {
         let part = part.to_lowercase();
-        groups.retain(|group| group.full_path.to_lowercase().contains(&part));
+        groups.retain(|group| name(&group.full_path).to_lowercase().contains(&part));
     }
     let descending = call.query("sort") == Some("desc");
     match call.query("order_by").unwrap_or("name") {
@@ -184,7 +184,7 @@ fn list_projects(call: &Call, world: &World, mut projects: Vec<&Project>, keyset
             && visibility.is_none_or(|word| project.visibility.word() == word)
             && part
                 .as_ref()
-                .is_none_or(|part| project.full_path.to_lowercase().contains(part))
+                .is_none_or(|part| name(&project.full_path).to_lowercase().contains(part))
     });
     if keyset {
         let id = |project: &&Project| project.id;

@@ -41,10 +41,10 @@ impl Call<'_> {
 
     /// A parameter that is yes or no.
     pub fn flag(&self, name: &str) -> Answer<Option<bool>> {
-        match self.query(name) {
+        match self.query(name).map(str::to_lowercase).as_deref() {
             None | Some("") => Ok(None),
-            Some("true" | "1" | "t" | "yes" | "on") => Ok(Some(true)),
-            Some("false" | "0" | "f" | "no" | "off") => Ok(Some(false)),
+            Some("true" | "1" | "t" | "y" | "yes" | "on") => Ok(Some(true)),
+            Some("false" | "0" | "f" | "n" | "no" | "off") => Ok(Some(false)),
             Some(_) => Err(Reply::error(400, format!("{name} is invalid"))),
         }
     }

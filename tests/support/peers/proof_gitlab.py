@@ -41,7 +41,7 @@ def listing():
     assert len(top.projects.list(include_subgroups=True, with_shared=False, get_all=True)) == 45
     assert len(top.projects.list(get_all=True)) == 10 + 3
     assert len(top.projects.list(include_subgroups=True, archived=True, get_all=True)) == 2
-    assert len(top.projects.list(include_subgroups=True, search="p1", with_shared=False, get_all=True)) == 11
+    assert len(top.projects.list(include_subgroups=True, search="p1", with_shared=False, get_all=True)) == 9
     assert len(top.projects.list(include_subgroups=True, page=3, per_page=20)) == 8
 
     keyset = gl.projects.list(membership=True, pagination="keyset", order_by="id", sort="asc", get_all=True)
