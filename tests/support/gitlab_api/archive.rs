@@ -60,11 +60,7 @@ impl Archive {
             len: 0,
         };
         // What does not compress need not be tried: only the bulk of large ones matters for time.
-        let level = if project.export_bytes > IN_MEMORY {
-            0
-        } else {
-            1
-        };
+        let level = u32::from(project.export_bytes <= IN_MEMORY);
         let mut tar = GzEncoder::new(out, Compression::new(level));
         write_members(&mut tar, project, serial, version)?;
         let out = tar.finish()?;

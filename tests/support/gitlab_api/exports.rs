@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::answer::{Answer, Payload, Reply};
+use super::answer::{Answer, Reply};
 use super::archive::Archive;
 use super::limits::Limit;
 use super::model::{Outcome, Project};
@@ -110,6 +110,11 @@ pub struct Exports {
 }
 
 impl Exports {
+    /// The file that can be downloaded.
+    pub fn file(&self, key: (u64, u64)) -> Option<Arc<Archive>> {
+        self.tracks.get(&key)?.file.clone()
+    }
+
     /// All files that wait to be downloaded are gone, as after a day.
     pub fn expire(&mut self) {
         for track in self.tracks.values_mut() {
@@ -119,12 +124,12 @@ impl Exports {
 }
 
 /// Whose exports they are: with older versions they are everybody's.
-fn key(state: &State, project: u64, user: u64) -> (u64, u64) {
+pub fn key(state: &State, project: u64, user: u64) -> (u64, u64) {
     (project, if state.settings.per_user { user } else { 0 })
 }
 
 /// What all three endpoints look at first.
-fn look(call: &Call, state: &State) -> Answer<(Project, u64)> {
+pub fn look(call: &Call, state: &State) -> Answer<(Project, u64)> {
     let user = call.somebody()?;
     if !state.settings.export_enabled {
         return Err(Reply::message(404, "404 Not Found"));
@@ -158,10 +163,19 @@ pub fn request(call: &Call) -> Answer {
             "The project size exceeds the export limit.",
         ));
     }
+    begin(call.shared, state, project.id, user, upload);
+    Ok(Reply::message(202, "202 Accepted"))
+}
+
+/// A worker gets the job to export a project, and to upload it to `METHOD URL` if one is given.
+pub fn begin(shared: &Arc<Shared>, state: &mut State, id: u64, user: u64, upload: Option<String>) {
+    let key = key(state, id, user);
+    let project = &state.world.projects[&id];
+    let (path, outcome) = (project.full_path.clone(), project.outcome);
     let number = state.exports.all.len();
     state.exports.all.push(Exported {
-        project: project.id,
-        path: project.full_path.clone(),
+        project: id,
+        path,
         user,
         upload,
         uploaded: None,
@@ -174,9 +188,11 @@ pub fn request(call: &Call) -> Answer {
         left: 0,
         taken: false,
     };
-    if project.outcome != Outcome::Lost {
+    if outcome != Outcome::Lost {
         match state.settings.pace {
-            Pace::Polls { unseen, queued, .. } if unseen == 0 => {
+            Pace::Polls {
+                unseen: 0, queued, ..
+            } => {
                 job.stage = Stage::Queued;
                 job.left = queued;
             }
@@ -184,13 +200,12 @@ pub fn request(call: &Call) -> Answer {
             Pace::Held => job.stage = Stage::Queued,
             Pace::Time { queued, started } => {
                 job.stage = Stage::Queued;
-                let shared = Arc::clone(call.shared);
+                let shared = Arc::clone(shared);
                 std::thread::spawn(move || over_time(&shared, key, number, [queued, started]));
             }
         }
         state.exports.tracks.entry(key).or_default().jobs.push(job);
     }
-    Ok(Reply::message(202, "202 Accepted"))
 }
 
 /// Where the export is to be uploaded.
@@ -274,7 +289,7 @@ pub fn status(call: &Call) -> Answer {
             let shared = Arc::clone(call.shared);
             std::thread::spawn(move || complete(&shared, key, number));
         } else {
-            let archive = make(state, number, &call.shared.options.version);
+            let archive = make(Some(&project), number, &call.shared.options.version);
             settle(state, key, number, archive, None);
         }
     }
@@ -297,112 +312,6 @@ fn word(state: &State, key: (u64, u64)) -> &'static str {
         () if track.failed && state.settings.tells_failures => "failed",
         () => "none",
     }
-}
-
-/// `GET /projects/:id/export/download`.
-pub fn download(call: &Call) -> Answer {
-    let mut state = call.shared.state();
-    let state = &mut *state;
-    let (project, user) = look(call, state)?;
-    let scope = (user, state.world.namespace(&project));
-    let limits = state.settings.limits;
-    let minute = call.shared.options.minute;
-    let standing = state.counted.count(Limit::Download, scope, &limits, minute);
-    if let Some(refusal) = standing.refusal() {
-        return Err(refusal);
-    }
-    let key = key(state, project.id, user);
-    let file = state
-        .exports
-        .tracks
-        .get(&key)
-        .and_then(|track| track.file.clone());
-    let Some(archive) = file else {
-        return Err(Reply::message(404, "404 Not found or has expired"));
-    };
-    if state.settings.object_storage {
-        let number = state.stored.len();
-        state.stored.push(Arc::clone(&archive));
-        let place = format!(
-            "{}/object-storage/{number}?X-Amz-Signature={:x}",
-            call.shared.url(),
-            key.0
-        );
-        return Ok(Reply::new(302, "text/plain", "").with("Location", place));
-    }
-    Ok(serve(&archive, call, &state.settings.validators))
-}
-
-/// What tells a client whether a file is still the one it has seen a part of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Validators {
-    /// Only the time, as a GitLab that serves it from its disk.
-    LastModified,
-    /// A tag as well, as object stores.
-    Both,
-    /// Nothing; and whole files, whatever part is asked for.
-    NoRanges,
-}
-
-/// A file or the part of it that is asked for.
-pub fn serve(archive: &Arc<Archive>, call: &Call, validators: &Validators) -> Reply {
-    let (range, condition) = (call.range.0.as_deref(), call.range.1.as_deref());
-    let tag = format!("\"{}\"", &archive.sha256[..32]);
-    let same = condition.is_none_or(|text| text == archive.modified || text == tag);
-    let range = range.filter(|_| same && *validators != Validators::NoRanges);
-    let range = range.and_then(|text| text.strip_prefix("bytes="));
-    let disposition = format!(
-        "attachment; filename=\"{0}\"; filename*=UTF-8''{0}",
-        archive.name
-    );
-    let whole = Reply::new(200, "application/gzip", "").with("Content-Disposition", disposition);
-    let whole = match validators {
-        Validators::NoRanges => whole,
-        Validators::LastModified => whole
-            .with("Accept-Ranges", "bytes")
-            .with("Last-Modified", archive.modified.clone()),
-        Validators::Both => whole
-            .with("Accept-Ranges", "bytes")
-            .with("Last-Modified", archive.modified.clone())
-            .with("ETag", tag),
-    };
-    let len = archive.len;
-    let (status, from, end) = match range.and_then(|text| part(text, len)) {
-        None => (200, 0, len),
-        Some(Some((from, end))) => (206, from, end),
-        Some(None) => {
-            return Reply::new(416, "text/plain", "invalid range: failed to overlap\n")
-                .with("Content-Range", format!("bytes */{len}"));
-        }
-    };
-    let mut reply = whole;
-    reply.status = status;
-    if status == 206 {
-        reply = reply.with("Content-Range", format!("bytes {from}-{}/{len}", end - 1));
-    }
-    reply.body = Payload::Archive {
-        archive: Arc::clone(archive),
-        from,
-        len: end - from,
-    };
-    reply
-}
-
-/// The part `text` names, from its first byte to behind its last; the inner none: it lies behind the end. None at
-/// all if it is nothing that is understood here.
-fn part(text: &str, len: u64) -> Option<Option<(u64, u64)>> {
-    let (first, last) = text.split_once('-')?;
-    if first.is_empty() {
-        let last: u64 = last.parse().ok()?;
-        return Some((last > 0).then(|| (len.saturating_sub(last), len)));
-    }
-    let first: u64 = first.parse().ok()?;
-    let last = if last.is_empty() {
-        len - 1
-    } else {
-        last.parse().ok()?
-    };
-    Some((first < len).then(|| (first, len.min(last + 1))))
 }
 
 /// What the worker does when it is left to time.
@@ -448,14 +357,19 @@ pub fn work(shared: &Arc<Shared>) {
 
 /// Makes the export, and uploads it if that was asked for.
 fn complete(shared: &Arc<Shared>, key: (u64, u64), number: usize) {
-    let (archive, upload, refused, most) = {
+    let (project, upload, refused, most) = {
         let state = shared.state();
         let upload = state.exports.all[number].upload.clone();
         let project = state.world.projects.get(&key.0);
         let refused = project.is_some_and(|project| project.outcome == Outcome::UploadRefused);
-        let archive = make(&state, number, &shared.options.version);
-        (archive, upload, refused, state.settings.upload_ceiling)
+        (
+            project.cloned(),
+            upload,
+            refused,
+            state.settings.upload_ceiling,
+        )
     };
+    let archive = make(project.as_ref(), number, &shared.options.version);
     let status = match (&archive, upload) {
         (Some(archive), Some(upload)) => {
             let too_large = most.is_some_and(|most| archive.len > most);
@@ -471,11 +385,8 @@ fn complete(shared: &Arc<Shared>, key: (u64, u64), number: usize) {
 }
 
 /// Packs the project, if it is still there and can be.
-fn make(state: &State, number: usize, version: &str) -> Option<Arc<Archive>> {
-    let project = state
-        .world
-        .projects
-        .get(&state.exports.all[number].project)?;
+fn make(project: Option<&Project>, number: usize, version: &str) -> Option<Arc<Archive>> {
+    let project = project?;
     if matches!(project.outcome, Outcome::Fails | Outcome::FailsSilently) {
         return None;
     }

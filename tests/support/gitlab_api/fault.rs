@@ -80,7 +80,7 @@ impl Fault {
     /// Only if the address, as it came, contains this.
     #[must_use]
     pub fn of(mut self, part: &str) -> Self {
-        self.of = part.to_owned();
+        part.clone_into(&mut self.of);
         self
     }
 

@@ -27,7 +27,7 @@ pub struct Received {
 /// The part of a form that is being read.
 enum Part {
     Field(String, Vec<u8>),
-    File(String, File, Context),
+    File(String, File, Box<Context>),
     Ignored,
 }
 
@@ -133,7 +133,7 @@ fn part(head: &str) -> io::Result<Part> {
     let name = parameter("name").unwrap_or_default();
     Ok(match parameter("filename") {
         Some(file) if name == "file" => {
-            Part::File(file, tempfile::tempfile()?, Context::new(&SHA256))
+            Part::File(file, tempfile::tempfile()?, Box::new(Context::new(&SHA256)))
         }
         Some(_) => Part::Ignored,
         None => Part::Field(name, Vec::new()),
@@ -196,7 +196,10 @@ fn create(call: &Call, user: u64, path: &str, sha256: String, broken: Option<Str
     let mut state = call.shared.state();
     let state = &mut *state;
     let world = &mut state.world;
-    let above = match call.query("namespace") {
+    let above = match ["namespace", "namespace_id", "namespace_path"]
+        .into_iter()
+        .find_map(|name| call.query(name))
+    {
         None | Some("") => world.users[&user].username.clone(),
         Some(asked) => {
             let group = asked
@@ -230,7 +233,7 @@ fn create(call: &Call, user: u64, path: &str, sha256: String, broken: Option<Str
     if world.project_at(&full_path).is_some() || world.group_at(&full_path).is_some() {
         return Err(Reply::message(
             400,
-            "Project namespace path has already been taken",
+            "Project namespace name has already been taken",
         ));
     }
     let id = world.project(&full_path);
@@ -275,10 +278,10 @@ fn show(project: &super::model::Project) -> Value {
     let failed = import
         .map(|import| import.failed_relations.as_slice())
         .unwrap_or_default();
-    let failed = failed.iter().enumerate().map(|(number, (relation, why))| {
+    let failed = failed.iter().enumerate().map(|(number, (relation, class))| {
         json!({
-            "id": number + 1, "created_at": "2026-01-01T00:00:00.000Z", "exception_class": "RuntimeError",
-            "exception_message": why, "source": "custom error context", "relation_name": relation,
+            "id": number + 1, "created_at": "2026-01-01T00:00:00.000Z", "exception_class": class,
+            "exception_message": null, "source": "process_relation_item!", "relation_name": relation,
             "line_number": number,
         })
     });

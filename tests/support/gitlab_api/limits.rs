@@ -105,11 +105,12 @@ impl Counted {
         let into = Duration::from_nanos(
             u64::try_from(now.as_nanos() % minute.as_nanos()).expect("less than a window"),
         );
+        let left = minute.saturating_sub(into);
         Standing {
             allowed: limits.of(limit),
             observed: *calls,
-            reset: now + (minute - into),
-            left: minute - into,
+            reset: now + left,
+            left,
         }
     }
 

@@ -8,6 +8,7 @@ use super::answer::{Answer, Reply, not_found};
 use super::model::{Access, Group, Home, Project, World};
 use super::paging;
 use super::routes::{Call, access};
+use super::{Settings, State};
 
 /// `GET /user`.
 pub fn user(call: &Call) -> Answer {
@@ -62,7 +63,7 @@ pub fn groups(call: &Call) -> Answer {
         .groups
         .values()
         .filter(|group| (!top || group.parent.is_none()) && world.sees_group(call.user, group));
-    list_groups(call, groups.collect())
+    list_groups(call, &state.settings, groups.collect())
 }
 
 /// `GET /groups/:id/subgroups` (one level) and `descendant_groups` (all).
@@ -80,10 +81,14 @@ pub fn subgroups(call: &Call) -> Answer {
         };
         there && world.sees_group(call.user, group)
     };
-    list_groups(call, world.groups.values().filter(fits).collect())
+    list_groups(
+        call,
+        &state.settings,
+        world.groups.values().filter(fits).collect(),
+    )
 }
 
-fn list_groups(call: &Call, mut groups: Vec<&Group>) -> Answer {
+fn list_groups(call: &Call, settings: &Settings, mut groups: Vec<&Group>) -> Answer {
     if let Some(part) = call.query("search") {
         let part = part.to_lowercase();
         groups.retain(|group| name(&group.full_path).to_lowercase().contains(&part));
@@ -107,7 +112,14 @@ fn list_groups(call: &Call, mut groups: Vec<&Group>) -> Answer {
             "Keyset pagination is not yet available for this type of request",
         ));
     }
-    paging::by_number(call, &groups, |group| show_group(call, group), false)
+    let counted = settings.counted_up_to;
+    paging::by_number(
+        call,
+        &groups,
+        |group| show_group(call, group),
+        counted,
+        None,
+    )
 }
 
 /// `GET /groups/:id`.
@@ -149,7 +161,7 @@ pub fn group_projects(call: &Call) -> Answer {
         };
         at_home || shared && project.shared_with.keys().any(|with| inside(*with))
     });
-    list_projects(call, world, there.collect(), false)
+    list_projects(call, &state, there.collect(), false)
 }
 
 /// `GET /projects`.
@@ -157,10 +169,11 @@ pub fn projects(call: &Call) -> Answer {
     let state = call.shared.state();
     let world = &state.world;
     let keyset = call.query("pagination") == Some("keyset");
-    list_projects(call, world, world.projects.values().collect(), keyset)
+    list_projects(call, &state, world.projects.values().collect(), keyset)
 }
 
-fn list_projects(call: &Call, world: &World, mut projects: Vec<&Project>, keyset: bool) -> Answer {
+fn list_projects(call: &Call, state: &State, mut projects: Vec<&Project>, keyset: bool) -> Answer {
+    let world = &state.world;
     let level = |project: &Project| {
         call.user
             .map_or(Access::None, |user| world.access_to_project(user, project))
@@ -193,19 +206,21 @@ fn list_projects(call: &Call, world: &World, mut projects: Vec<&Project>, keyset
     match call.query("order_by").unwrap_or("created_at") {
         "id" | "created_at" | "updated_at" | "last_activity_at" | "similarity" | "star_count" => {}
         "name" | "path" => {
-            projects.sort_by(|one, two| name(&one.full_path).cmp(name(&two.full_path)))
+            projects.sort_by(|one, two| name(&one.full_path).cmp(name(&two.full_path)));
         }
         _ => return Err(Reply::error(400, "order_by does not have a valid value")),
     }
     if call.query("sort").unwrap_or("desc") == "desc" {
         projects.reverse();
     }
+    let settings = &state.settings;
     let offers_keysets = call.parts[0] == "projects";
     paging::by_number(
         call,
         &projects,
         |project| show(call, world, project),
-        offers_keysets,
+        settings.counted_up_to,
+        offers_keysets.then_some(settings.offset_limit),
     )
 }
 
@@ -224,13 +239,12 @@ pub fn namespace(call: &Call) -> Answer {
     let number = asked.parse::<u64>().ok();
     let is = |id: u64, path: &str| number == Some(id) || asked.eq_ignore_ascii_case(path);
     let groups = &state.world.groups;
-    if let Some(group) = groups.values().find(|group| is(group.id, &group.full_path)) {
-        if state.world.sees_group(call.user, group) {
-            return Ok(Reply::json(
-                200,
-                &show_namespace(call, &state.world, Home::Group(group.id)),
-            ));
-        }
+    let mut found = groups
+        .values()
+        .filter(|group| is(group.id, &group.full_path) && state.world.sees_group(call.user, group));
+    if let Some(group) = found.next() {
+        let home = Home::Group(group.id);
+        return Ok(Reply::json(200, &show_namespace(call, &state.world, home)));
     }
     let mut users = state.world.users.values();
     let user = users

@@ -48,12 +48,14 @@
 
 pub mod answer;
 pub mod archive;
+mod download;
 mod exports;
 mod fault;
 mod imports;
 mod limits;
 mod listings;
 pub mod model;
+mod options;
 mod paging;
 mod put;
 mod routes;
@@ -61,20 +63,21 @@ mod server;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use super::web::line::End;
 use super::web::random;
 use super::web::tls::Tls;
 
 pub use self::answer::Reply;
-pub use self::exports::{Exported, Pace, Validators};
+pub use self::download::Validators;
+pub use self::exports::{Exported, Pace};
 pub use self::fault::{Fault, Kind, What};
 pub use self::limits::{Limit, Limits};
 pub use self::model::{Access, Outcome, Visibility};
+pub use self::options::{Mode, Options, Seen, Settings};
 
 use self::archive::Archive;
 use self::exports::Exports;
@@ -84,133 +87,6 @@ use self::model::{Group, Project, Standing, Token, User, World};
 
 /// The user that owns everything unless something else is said.
 pub const USER: &str = "backup";
-
-/// What cannot be changed while it runs.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Speak TLS, with a certificate by [`GitLabApi::ca_file`].
-    pub tls: bool,
-    /// The port to listen at; 0 for any free one.
-    pub port: u16,
-    /// How long a minute of the limits is.
-    pub minute: Duration,
-    /// GitLab's version.
-    pub version: String,
-    /// The authority of servers that exports are uploaded to over https.
-    pub upload_ca: Option<PathBuf>,
-    /// GitLab's clock is so many seconds ahead of this machine's, as its `Date` headers tell.
-    pub clock_ahead: i64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            tls: false,
-            port: 0,
-            minute: Duration::from_mins(1),
-            version: "18.6.2-ee".into(),
-            upload_ca: None,
-            clock_ahead: 0,
-        }
-    }
-}
-
-/// What can be changed while it runs, by [`GitLabApi::set`].
-#[derive(Debug, Clone)]
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "independent switches, named where they are set"
-)]
-pub struct Settings {
-    /// How many calls are allowed; all, unless something is said.
-    pub limits: Limits,
-    /// When exports go on.
-    pub pace: Pace,
-    /// Whether exports are allowed on this instance; if not, their endpoints are not there.
-    pub export_enabled: bool,
-    /// Exports belong to the user who asked for them, as with newer versions, or to everybody.
-    pub per_user: bool,
-    /// An export stays to be downloaded when it was uploaded, so that the status is `finished` afterwards, whether
-    /// the store has taken it or not: as with current versions. Otherwise it is `none`, as with older ones.
-    pub keeps_uploaded: bool,
-    /// Whether a failure is told as `failed`, or as `none` like with older versions.
-    pub tells_failures: bool,
-    /// Whether exports may be uploaded to this machine.
-    pub local_requests: bool,
-    /// Projects with more bytes are not exported.
-    pub export_limit: Option<u64>,
-    /// Stores refuse uploads of more bytes: S3 takes no more than 5 GB at once. They are not even begun here.
-    pub upload_ceiling: Option<u64>,
-    /// Downloads are sent on to an object store, which has addresses of its own.
-    pub object_storage: bool,
-    /// What tells a client whether a download is still the same file.
-    pub validators: Validators,
-    /// How many polls an import answers with `scheduled` and with `started`.
-    pub import_polls: [u32; 2],
-    /// How imports end; none is well.
-    pub import_error: Option<String>,
-    /// What imports could not take over: relation and reason.
-    pub failed_relations: Vec<(String, String)>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            pace: Pace::default(),
-            export_enabled: true,
-            per_user: true,
-            keeps_uploaded: true,
-            tells_failures: true,
-            local_requests: true,
-            export_limit: None,
-            upload_ceiling: None,
-            object_storage: false,
-            validators: Validators::LastModified,
-            import_polls: [1, 1],
-            import_error: None,
-            failed_relations: Vec::new(),
-        }
-    }
-}
-
-/// What everybody gets, whatever is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Answers.
-    Normal,
-    /// 503 with a page: GitLab is down, or is being upgraded.
-    Maintenance,
-    /// 200 with a page: a log-in that stands in front of GitLab.
-    Proxy,
-}
-
-/// One request.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    /// What it is for.
-    pub kind: Kind,
-    /// `GET`, `POST`.
-    pub method: String,
-    /// As it came, without the query.
-    pub path: String,
-    /// As it came.
-    pub query: String,
-    /// The name of the token, `unknown` for one that is not known here; none without.
-    pub token: Option<String>,
-    /// The `Range` header.
-    pub range: Option<String>,
-    /// The status answered; none if no reply was sent, or not yet.
-    pub status: Option<u16>,
-    /// Bytes of the answer's body.
-    pub answered: u64,
-    /// The number of the TCP connection, in the order they were accepted.
-    pub connection: u64,
-    /// Whether a fault hit it.
-    pub faulted: bool,
-    /// When its head was read.
-    pub at: Instant,
-}
 
 /// Everything that changes; the lock is never held while reading from a client or waiting.
 struct State {
@@ -493,6 +369,19 @@ impl GitLabApi {
         exports::work(&self.shared);
     }
 
+    /// Somebody asks for an export of the same project as the user [`USER`] in a browser, which does not throw away
+    /// the one that is there: the status is `regeneration_in_progress` from now on.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such project.
+    pub fn regenerate(&self, path: &str) {
+        let mut state = self.shared.state();
+        let id = state.world.project_at(path).expect("a project");
+        let user = state.world.user(USER);
+        exports::begin(&self.shared, &mut state, id, user, None);
+    }
+
     /// All exports that wait to be downloaded are gone, as after a day.
     pub fn expire_exports(&self) {
         self.shared.state().exports.expire();
@@ -508,6 +397,13 @@ impl GitLabApi {
         let state = self.shared.state();
         let of_it = |seen: &&Seen| kind == Kind::Any || seen.kind == kind;
         state.seen.iter().filter(of_it).count()
+    }
+
+    /// How many requests were refused because there were too many of them.
+    pub fn refused(&self) -> usize {
+        let state = self.shared.state();
+        let refused = |seen: &&Seen| seen.status == Some(429);
+        state.seen.iter().filter(refused).count()
     }
 
     /// Forgets all requests so far; limits and exports stay.

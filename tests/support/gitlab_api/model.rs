@@ -158,6 +158,15 @@ pub struct Project {
     pub description: String,
 }
 
+impl Project {
+    /// The namespace it lives in: what downloads are counted by.
+    pub fn namespace(&self) -> u64 {
+        match self.home {
+            Home::User(id) | Home::Group(id) => id,
+        }
+    }
+}
+
 /// How far an import is.
 #[derive(Debug, Clone)]
 pub struct Import {
@@ -165,7 +174,8 @@ pub struct Import {
     pub polls: [u32; 2],
     /// How it ends: none is well.
     pub error: Option<String>,
-    /// Relations that could not be imported, as `failed_relations` tells them: a name and a reason.
+    /// Relations that could not be imported, as `failed_relations` tells them: a name and the class of
+    /// an exception.
     pub failed_relations: Vec<(String, String)>,
     /// The SHA-256 of the file that came, in hexadecimal digits.
     pub sha256: String,
@@ -371,12 +381,5 @@ impl World {
     /// Whether a user may export a project.
     pub fn may_export(&self, user: u64, project: &Project) -> bool {
         self.is_admin(user) || self.access_to_project(user, project) >= Access::Maintainer
-    }
-
-    /// The namespace a project lives in: what downloads are counted by.
-    pub fn namespace(&self, project: &Project) -> u64 {
-        match project.home {
-            Home::User(user) | Home::Group(user) => user,
-        }
     }
 }

@@ -5,11 +5,6 @@ use serde_json::Value;
 use super::answer::{Answer, Reply};
 use super::routes::Call;
 
-/// Lists longer than this are not counted for clients.
-const COUNTED: usize = 10_000;
-/// The most rows that can be skipped by page numbers where keysets are offered.
-const OFFSET_LIMIT: usize = 50_000;
-
 /// Which rows a request wants.
 #[derive(Debug, Clone, Copy)]
 pub struct Page {
@@ -40,23 +35,31 @@ impl Page {
     }
 }
 
-/// A page of rows by its number, with all headers.
-pub fn by_number<T>(call: &Call, rows: &[T], show: impl Fn(&T) -> Value, keyset: bool) -> Answer {
+/// A page of rows by its number, with all headers. Lists longer than `counted_up_to` are not counted for clients;
+/// `most`: where keysets are offered, pages do not go further.
+pub fn by_number<T>(
+    call: &Call,
+    rows: &[T],
+    show: impl Fn(&T) -> Value,
+    counted_up_to: usize,
+    most: Option<usize>,
+) -> Answer {
     let page = Page::asked(call)?;
     let first = (page.number - 1).saturating_mul(page.size);
-    if keyset && first + page.size > OFFSET_LIMIT.max(page.size) && first >= OFFSET_LIMIT {
-        return Err(Reply::message(
+    let asked = page.number.saturating_mul(page.size);
+    if let Some(most) = most.filter(|most| asked > *most) {
+        return Err(Reply::error(
             405,
             format!(
-                "Offset pagination has a maximum allowed offset of {OFFSET_LIMIT} for requests that return objects of \
-                 type Project. Remaining records can be retrieved using keyset pagination."
+                "Offset pagination has a maximum allowed offset of {most} for requests that return objects of type \
+                 Project. Remaining records can be retrieved using keyset pagination."
             ),
         ));
     }
     let rows_here = rows.iter().skip(first).take(page.size);
     let shown: Vec<_> = rows_here.map(show).collect();
     let pages = rows.len().div_ceil(page.size).max(1);
-    let counted = rows.len() <= COUNTED;
+    let counted = rows.len() <= counted_up_to;
     let next = (page.number < pages).then_some(page.number + 1);
     let previous = (page.number > 1).then(|| page.number - 1);
     let mut links = Vec::new();
@@ -117,8 +120,8 @@ pub fn by_key<T>(
     }
     let shown = &fitting[..fitting.len().min(size)];
     let reply = Reply::json(200, &shown.iter().map(|row| show(row)).collect());
-    // A full page may be the last one; only an empty or short one is known to be.
-    let Some(last) = shown.last().filter(|_| fitting.len() > size) else {
+    // Whether there are more is not looked at: the page after the last one is empty, and has no link.
+    let Some(last) = shown.last() else {
         return Ok(reply);
     };
     let key = if ascending { "id_after" } else { "id_before" };

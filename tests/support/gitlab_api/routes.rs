@@ -9,7 +9,7 @@ use super::answer::{Answer, Reply, forbidden, not_found, unauthorized};
 use super::fault::{Kind, What};
 use super::limits::Limit;
 use super::model::{Access, Group, Project, Standing, World};
-use super::{Shared, exports, imports, listings};
+use super::{Shared, download, exports, imports, listings};
 
 /// What is known of a request when its endpoint runs.
 pub struct Call<'a> {
@@ -264,7 +264,7 @@ fn run(call: &Call, kind: Kind) -> Answer {
         Kind::Namespace => listings::namespace(call),
         Kind::Export => exports::request(call),
         Kind::ExportStatus => exports::status(call),
-        Kind::Download => exports::download(call),
+        Kind::Download => download::download(call),
         Kind::Import => imports::import(call),
         Kind::RemoteImport => imports::remote(call),
         Kind::ImportStatus => imports::status(call),

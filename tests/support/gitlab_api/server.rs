@@ -13,7 +13,7 @@ use super::super::web::http::{Connection, Head, Stream};
 use super::super::web::line::Pace;
 use super::super::web::random;
 use super::answer::{Payload, Reply};
-use super::exports;
+use super::download;
 use super::fault::{Kind, What};
 use super::imports::Form;
 use super::routes::{self, Call};
@@ -178,7 +178,7 @@ fn outside(call: &Call) -> Reply {
         .and_then(|text| text.parse::<usize>().ok());
     let state = call.shared.state();
     match number.and_then(|number| state.stored.get(number)) {
-        Some(archive) => exports::serve(archive, call, &exports::Validators::Both),
+        Some(archive) => download::serve(archive, call, download::Validators::Both),
         None if path == "/users/sign_in" => Reply::html(200),
         None => Reply::html(404),
     }
