@@ -28,7 +28,7 @@ pub enum Answer {
 pub struct Posted {
     /// Its head.
     pub head: Head,
-    /// Its body.
+    /// Its body; what is no text in it cannot be read here.
     pub body: String,
     /// When it had come.
     pub at: Instant,
@@ -180,7 +180,7 @@ fn converse(
         let answer = {
             let mut state = lock(&shared.0);
             let path = head.path().to_owned();
-            let body = String::from_utf8(body).expect("text");
+            let body = String::from_utf8_lossy(&body).into_owned();
             state.posted.push(Arc::new(Posted {
                 head,
                 body,

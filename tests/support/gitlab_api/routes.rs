@@ -96,9 +96,9 @@ impl Call<'_> {
         let target = self.target.replacen(came, &id.to_string(), 1);
         let place = format!("{}{target}", self.shared.url());
         Err(Reply::new(
-            302,
+            301,
             "text/plain",
-            "This resource has been moved temporarily.",
+            format!("This resource has been moved permanently to {place}"),
         )
         .with("Location", place))
     }

@@ -388,6 +388,7 @@ fn reason(status: u16) -> &'static str {
         201 => "Created",
         202 => "Accepted",
         206 => "Partial Content",
+        301 => "Moved Permanently",
         302 => "Found",
         400 => "Bad Request",
         401 => "Unauthorized",
