@@ -228,7 +228,7 @@ impl Api {
         let mut url = asked.clone();
         for _ in 0..=MOST_REDIRECTS {
             let reply = self.send(call, url.clone()).await?;
-            if !matches!(reply.status, 301 | 302 | 303 | 307 | 308) {
+            if !is_redirect(reply.status) {
                 return Ok(reply);
             }
             let to = header(&reply.headers, LOCATION.as_str()).and_then(|to| url.join(to).ok());
@@ -401,6 +401,10 @@ fn certificates(path: &Path) -> std::io::Result<Vec<u8>> {
 /// The JSON of a reply.
 fn parse<T: DeserializeOwned>(action: &str, reply: &Reply) -> Result<T, Error> {
     serde_json::from_slice(&reply.body).map_err(|error| not_understood(action, reply, &error))
+}
+
+fn is_redirect(status: u16) -> bool {
+    matches!(status, 301 | 302 | 303 | 307 | 308)
 }
 
 /// The text of a header.

@@ -7,7 +7,7 @@ use reqwest::header::{
 };
 
 use super::answer::{not_understood, page, sent_elsewhere};
-use super::{Api, Asking, Call, MOST_REDIRECTS, explained, header};
+use super::{Api, Asking, Call, MOST_REDIRECTS, explained, header, is_redirect};
 use crate::error::{Error, ErrorKind};
 use crate::http::{Method, Payload, Reply, Request, is_loopback};
 use crate::retry::{Patience, retry};
@@ -78,7 +78,15 @@ impl Api {
             let reply = self.stream(&action, &url, &range, &mut stream).await?;
             match reply.status {
                 200 | 206 => return stream.end(&action),
-                301 | 302 | 303 | 307 | 308 => url = self.sent_on(&action, &asked, &url, &reply)?,
+                _ if url.origin() != self.base.origin()
+                    && !is_redirect(reply.status)
+                    && reply.status != 416 =>
+                {
+                    return Err(refused_there(&action, &reply));
+                }
+                status if is_redirect(status) => {
+                    url = self.sent_on(&action, &asked, &url, &reply)?
+                }
                 // Behind the end: either that is all there is, or it is another file now.
                 416 if from > 0 && whole(&reply.headers) == Some(from) => return Ok(true),
                 416 => {
@@ -266,6 +274,20 @@ fn first_byte(headers: &HeaderMap) -> Option<u64> {
 fn whole(headers: &HeaderMap) -> Option<u64> {
     let (_, whole) = header(headers, CONTENT_RANGE.as_str())?.split_once('/')?;
     whole.trim().parse().ok()
+}
+
+/// What an object store says may hold the address, which is a secret.
+fn refused_there(action: &str, reply: &Reply) -> Error {
+    let kind = match reply.status {
+        408 | 429 | 500.. => ErrorKind::Unavailable,
+        _ => ErrorKind::Unexpected,
+    };
+    let what = format!(
+        "the object store that GitLab keeps exports in answered {}",
+        reply.status
+    );
+    Error::new(kind, action, what)
+        .hint("GitLab's administrator can find out why, or let downloads come through GitLab (proxy_download)")
 }
 
 fn unexpected(action: &str, reply: &Reply) -> Error {

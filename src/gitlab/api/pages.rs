@@ -160,6 +160,8 @@ fn following(reply: &Reply, query: &Query, rows: u64) -> Result<Option<Query>, S
         }
         (_, Some(link)) => Ok(Some(link)),
         (Some(_), None) => Ok(None),
+        // GitLab links to the first page and the last as well: only the next one is missing.
+        (None, None) if reply.headers.contains_key(LINK) => Ok(None),
         (None, None) if rows < per_page(&reply.headers) => Ok(None),
         // A full page, and no word on what comes behind it: nothing, or what a proxy has dropped.
         (None, None) if is_keyset(query) => {
@@ -282,7 +284,7 @@ mod tests {
             (&[("x-next-page", "")], 100, "end"),
             (&[("x-next-page", ""), ("link", LAST)], 7, "end"),
             (&[("link", MORE)], 100, "page=4&per_page=100"),
-            (&[("link", LAST)], 42, "end"),
+            (&[("link", LAST)], 100, "end"),
             (&[], 100, "page=4"),
             (&[], 99, "end"),
             (&[("x-per-page", "50")], 50, "page=4"),
