@@ -80,6 +80,8 @@ pub struct Look {
     pub faults: Vec<String>,
     /// The files with secrets that others may read or change, and the way out.
     pub exposed: Vec<String>,
+    /// The variables without our prefix that exports of projects go by; none where there are no such exports.
+    pub variables: Vec<String>,
 }
 
 /// Reads and checks the file, with this process's environment. The error names all faults.
@@ -214,6 +216,9 @@ fn look_with(
     let mut reader = Reader::new(text, variables, credentials);
     let config = gather(&mut reader);
     let secret_in_file = reader.secret_in_file();
+    let mut variables = reader.used_of_others();
+    // Many a shell has GITLAB_TOKEN for other tools.
+    variables.retain(|_| config.projects.is_some());
     faults.extend(reader.finish().iter().map(ToString::to_string));
     let mut exposed = Vec::new();
     if secret_in_file {
@@ -231,6 +236,7 @@ fn look_with(
         unreadable: None,
         faults,
         exposed,
+        variables,
     }
 }
 

@@ -7,9 +7,10 @@
 //!
 //! `configuration` the file, who may touch it, variables · `gitlab` commands, version, folders, how long archives
 //! stay · `leftovers` of backups that did not end · `disk` room ·
-//! `destinations` credentials, rights, folders, room · `clock` · `state` the state folder, the lock, an unfinished
+//! `destinations` credentials, rights, folders, room · `api` GitLab's API, where it is used · `clock` · `state` the state folder, the lock, an unfinished
 //! restore · `schedule` what starts runs, the last one, who is told.
 
+mod api;
 mod clock;
 pub mod configuration;
 mod destinations;
@@ -29,6 +30,7 @@ use crate::archive::{ArchiveKind, newest};
 use crate::destination::Destination;
 use crate::doctor::configuration::{Configuration, Environment};
 use crate::doctor::schedule::{Plan, Target};
+use crate::gitlab::api::Api;
 use crate::gitlab::host;
 use crate::history;
 use crate::history::past::{self, PastRun};
@@ -105,6 +107,8 @@ pub struct Subject<'a> {
     pub environment: Environment<'a>,
     /// `[gitlab]`.
     pub gitlab: &'a host::Settings,
+    /// GitLab's API, or what is missing to ask it; none where it is not used.
+    pub api: Option<&'a Result<Api, String>>,
     /// All configured destinations.
     pub destinations: &'a [Destination],
     /// Lock, journals, history.
@@ -167,11 +171,16 @@ pub async fn examine(
     let asked = asked.map(|destination| {
         destinations::checks(destination, &past.sizes, subject.offline, subject.stop)
     });
-    let (asked, targets) = tokio::join!(join_all(asked), targets);
+    let (asked, api, targets) = tokio::join!(
+        join_all(asked),
+        api::check(subject.api, subject.offline, now),
+        targets
+    );
     checks.extend(asked.into_iter().flatten());
     if subject.destinations.is_empty() {
         checks.extend(destinations::none());
     }
+    checks.extend(api);
     checks.push(clock::check(subject, &past.runs, now));
     checks.extend(state::checks(subject.state, &past, holder, plan, now));
     checks.extend(schedule::checks(subject, &targets, &past.runs, now));

@@ -243,21 +243,52 @@ fn a_mistyped_type_is_one_fault() {
 
 #[test]
 fn keys_of_later_features_are_unknown() {
-    for (table, key) in [
-        ("projects", "all = true"),
-        ("records", "store = \"sqlite\""),
+    let host = bare();
+    host.write_config(&format!("{LEAST}[records]\nstore = \"sqlite\"\n"));
+    let line = "line 4: unknown table `records`";
+    assert_refused(&host, &host.run("run"), &[line]);
+}
+
+#[test]
+fn a_token_of_gitlab_is_shown_to_nobody() {
+    // Whoever is on the way would read it.
+    for (url, told) in [
+        (
+            format!("http://git.example/{SECRET}"),
+            "line 5: `gitlab.url`: takes an address that starts with https://",
+        ),
+        (
+            format!("https://u:{SECRET}@git.example"),
+            "line 5: `gitlab.url`: takes an address without a name or password",
+        ),
+        (
+            SECRET.to_owned(),
+            "line 5: `gitlab.url`: takes an address, like",
+        ),
     ] {
         let host = bare();
-        host.write_config(&format!("{LEAST}[{table}]\n{key}\n"));
-        let line = format!("line 4: unknown table `{table}`");
-        assert_refused(&host, &host.run("run"), &[&line]);
+        host.write_config(&format!("{LEAST}[gitlab]\nurl = \"{url}\"\n"));
+        assert_refused(&host, &host.run("run"), &[told]);
     }
-    for key in ["token", "url", "token_file"] {
-        let host = bare();
-        host.write_config(&format!("{LEAST}[gitlab]\n{key} = \"{SECRET}\"\n"));
-        let line = format!("line 5: unknown key `gitlab.{key}`");
-        assert_refused(&host, &host.run("run"), &[&line]);
-    }
+    // Others on this machine would, too.
+    let host = bare();
+    let path = host.path("gitlab.token");
+    fs::write(&path, SECRET).expect("written");
+    mode(&path, 0o644);
+    host.write_config(&format!("{LEAST}[gitlab]\ntoken_file = {path:?}\n"));
+    assert_refused(
+        &host,
+        &host.run("run"),
+        &["gitlab.token holds secrets, but others may", "chmod 600"],
+    );
+    let host = bare();
+    host.write_config(&format!("{LEAST}[gitlab]\ntoken = \"{SECRET}\"\n"));
+    mode(&host.path("config.toml"), 0o644);
+    assert_refused(
+        &host,
+        &host.run("run"),
+        &["config.toml holds secrets, but others may"],
+    );
 }
 
 #[test]

@@ -20,10 +20,11 @@ use super::setup::{Failure, Setup};
 use super::{ExitStatus, complain, fail, print, tell};
 use crate::cli::upkeep::DoctorArgs;
 use crate::cli::{Global, LogFormat};
-use crate::config::{self, DEFAULT_PATH, Look};
+use crate::config::{self, Config, DEFAULT_PATH, Look};
 use crate::doctor::configuration::{Configuration, Environment, telling};
 use crate::doctor::schedule::{Plan, Target};
 use crate::doctor::{Examination, Subject, examine};
+use crate::gitlab::api::Api;
 use crate::login;
 use crate::notify::{self, reachable, usable};
 use crate::schedule::{self, Installed, again};
@@ -47,10 +48,12 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
         unreadable,
         mut faults,
         exposed,
+        variables: of_others,
     } = config::look(&path);
     // What stands in the file of recipients keeps a run from beginning as well.
     faults.extend(Setup::encryption(&config).err().map(|(_, message)| message));
-    let (given, program) = (variables(global), program(global));
+    let (given, program) = (variables(global, &of_others), program(global));
+    let api = api(&config);
     let (examination, stopped) = Setup::carry_out(global, (config, Vec::new()), async |setup| {
         let now = Utc::now();
         let plan = schedule::installed().map(|installed| {
@@ -71,6 +74,7 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
                 of_shell: arguments.of_shell.as_ref().map(|names| names.0.as_slice()),
             },
             gitlab: &setup.gitlab,
+            api: api.as_ref(),
             destinations: &setup.destinations,
             state: &setup.state,
             plan,
@@ -153,9 +157,15 @@ pub(super) fn program(global: &Global) -> String {
 }
 
 /// The names of the variables that change what a run does.
-fn variables(global: &Global) -> Vec<String> {
+fn variables(global: &Global, of_others: &[String]) -> Vec<String> {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    telling(names, global.config.is_some())
+    telling(names, of_others, global.config.is_some())
+}
+
+/// GitLab's API, where it is used, or what is missing to ask it.
+fn api(config: &Config) -> Option<Result<Api, String>> {
+    let is_used = config.projects.is_some() || config.gitlab_api.is_given();
+    is_used.then(|| Setup::gitlab_api(config).map_err(|(_, message)| message))
 }
 
 fn absolute(path: &Path) -> PathBuf {
@@ -225,7 +235,8 @@ fn words(global: &Global, arguments: &DoctorArgs) -> Vec<OsString> {
     );
     words.push("doctor".into());
     words.extend(arguments.offline.then(|| "--offline".into()));
-    words.push(format!("--of-shell={}", variables(global).join(",")).into());
+    let of_others = config::look(&absolute(&config::path(global.config.clone()))).variables;
+    words.push(format!("--of-shell={}", variables(global, &of_others).join(",")).into());
     words
 }
 

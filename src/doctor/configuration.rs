@@ -39,11 +39,16 @@ const NETWORK: [&str; 6] = [
     "NO_PROXY",
 ];
 
-/// Which of these variables change what a run does. The one that names the configuration counts unless `-c` does.
-pub fn telling(names: impl Iterator<Item = String>, config_is_given: bool) -> Vec<String> {
+/// Which of these variables change what a run does: those of the settings, those `of_others` that count as such, and
+/// those of the network. The one that names the configuration counts unless `-c` does.
+pub fn telling(
+    names: impl Iterator<Item = String>,
+    of_others: &[String],
+    config_is_given: bool,
+) -> Vec<String> {
     let tells = |name: &String| {
         let setting = name.starts_with(ENV_PREFIX) && !(config_is_given && name == ENV_CONFIG);
-        setting || NETWORK.contains(&name.to_ascii_uppercase().as_str())
+        setting || of_others.contains(name) || NETWORK.contains(&name.to_ascii_uppercase().as_str())
     };
     let mut names: Vec<_> = names.filter(tells).collect();
     names.sort();
@@ -194,12 +199,20 @@ mod tests {
             "GITLAB_PI_BACKUP_STATE_DIR",
             "GITLAB_PI_BACKUP_CONFIG",
             "SSL_CERT_FILE",
+            "GITLAB_TOKEN",
         ];
-        let told = |given| telling(names.iter().map(|name| (*name).to_owned()), given);
+        let told = |of_others: &[String], given| {
+            telling(
+                names.iter().map(|name| (*name).to_owned()),
+                of_others,
+                given,
+            )
+        };
         assert_eq!(
-            told(true),
+            told(&[], true),
             ["GITLAB_PI_BACKUP_STATE_DIR", "SSL_CERT_FILE", "https_proxy"]
         );
-        assert_eq!(told(false).len(), 4);
+        assert_eq!(told(&[], false).len(), 4);
+        assert_eq!(told(&["GITLAB_TOKEN".to_owned()], false).len(), 5);
     }
 }

@@ -5,7 +5,18 @@ use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 
 use super::fault::Place;
-use super::{Section, from_text};
+use super::{Reader, Section, from_text};
+
+impl Reader {
+    /// The variables without our prefix that have counted so far.
+    pub fn used_of_others(&self) -> Vec<String> {
+        let notes = self.notes.borrow();
+        let used = notes.used_variables.iter();
+        used.filter(|name| self.others.contains_key(*name))
+            .cloned()
+            .collect()
+    }
+}
 
 impl Section<'_> {
     /// Like [`get`](Section::get); where the key is absent, this variable counts.
@@ -40,6 +51,8 @@ impl Section<'_> {
         }
         let place = Place::Variable(name.to_owned());
         self.places.insert(key.to_owned(), place);
+        let mut notes = self.reader.notes.borrow_mut();
+        notes.used_variables.push(name.to_owned());
         Some(text.clone())
     }
 
@@ -77,6 +90,8 @@ mod tests {
             assert_eq!(token.as_deref(), expected, "{file} {variables:?}");
             section.finish();
             root.finish();
+            let used = expected == Some("theirs");
+            assert_eq!(reader.used_of_others().len(), usize::from(used));
             assert!(reader.finish().is_empty());
         }
     }

@@ -101,9 +101,9 @@ impl Settings {
         None
     }
 
-    /// Whether anything says that the API is to be used.
+    /// Whether the configuration itself says that the API is to be used: many a shell has a token for other tools.
     pub fn is_given(&self) -> bool {
-        self.token.is_some() || self.token_file.is_some()
+        self.token_file.is_some() || (self.token.is_some() && !self.by_environment)
     }
 
     /// Where GitLab is.
