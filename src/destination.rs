@@ -49,7 +49,6 @@ pub struct Settings {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is a handful of them")]
 enum ServiceSettings {
     Dropbox(dropbox::Settings),
     OpenDal(opendal::Settings),

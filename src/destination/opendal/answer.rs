@@ -26,6 +26,8 @@ pub(super) fn judge(status: u16, headers: &HeaderMap, body: &[u8]) -> Option<Err
     let region = header("x-amz-bucket-region").map(str::to_owned);
     let region = region.or_else(|| between(&String::from_utf8_lossy(body), "Region"));
     let (kind, hint) = by_code(&code, region.as_deref()).unwrap_or_else(|| match status {
+        // What answers the question for a head has no body that would say more.
+        301 | 307 | 400 if region.is_some() => (ErrorKind::Invalid, elsewhere(region.as_deref())),
         300..=399 => (
             ErrorKind::Invalid,
             "the place is elsewhere: check `endpoint` and `region`".to_owned(),
@@ -91,13 +93,7 @@ fn by_code(code: &str, region: Option<&str>) -> Option<(ErrorKind, String)> {
         | "TemporaryRedirect"
         | "AuthorizationHeaderMalformed"
         | "IllegalLocationConstraintException"
-        | "Redirect" => Some((
-            ErrorKind::Invalid,
-            region.map_or_else(
-                || "check `region` and `endpoint`".to_owned(),
-                |region| format!("set `region = \"{region}\"`, and an `endpoint` of that region"),
-            ),
-        )),
+        | "Redirect" => Some((ErrorKind::Invalid, elsewhere(region))),
         "BadDigest"
         | "InvalidDigest"
         | "XAmzContentSHA256Mismatch"
@@ -119,6 +115,14 @@ fn by_code(code: &str, region: Option<&str>) -> Option<(ErrorKind, String)> {
         }
         _ => None,
     }
+}
+
+/// The way to a bucket in another region.
+fn elsewhere(region: Option<&str>) -> String {
+    region.map_or_else(
+        || "check `region` and `endpoint`".to_owned(),
+        |region| format!("set `region = \"{region}\"`, and an `endpoint` of that region"),
+    )
 }
 
 fn wait(headers: &HeaderMap) -> Option<Duration> {

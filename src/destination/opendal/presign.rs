@@ -48,8 +48,8 @@ impl OpenDal {
             let hint = "check it with `timedatectl`, and let it be set from the network";
             return Err(Error::new(ErrorKind::Unauthorized, &action, what).hint(hint));
         }
-        let signer = self.wire.settings.signer(&action)?;
-        let signed = signer.presign_write(key(path), valid.min(LONGEST)).await;
+        let client = self.wire.settings.signer(&action)?;
+        let signed = client.presign_write(key(path), valid.min(LONGEST)).await;
         let signed = signed.map_err(|error| self.error(&action, &error))?;
         let address = signed.uri().to_string();
         let is_enough = signed.header().is_empty() && signs_only_the_host(&address);
