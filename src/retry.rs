@@ -4,6 +4,7 @@
 //! here it is carried out: a growing, jittered pause, or the pause the server asked for, which then
 //! holds for all tasks of that destination.
 
+pub mod rhythm;
 pub mod window;
 
 use std::pin::pin;

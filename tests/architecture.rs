@@ -111,13 +111,17 @@ const FLOORS: [(u8, &[&str]); 4] = [
 const SIBLINGS: u8 = 2;
 
 /// Who waits for time to pass, and why.
-const SLEEPERS: [(&str, &str); 8] = [
+const SLEEPERS: [(&str, &str); 9] = [
     ("progress", "a log line every 30 seconds"),
     (
         "process",
         "the ten seconds between asking a process group to end and making it",
     ),
     ("retry", "the one loop that sleeps between attempts"),
+    (
+        "retry/rhythm",
+        "pauses between two looks at what takes its time",
+    ),
     (
         "retry/window",
         "keeps a limit of so many in so long, before anybody has to ask for it",
@@ -178,6 +182,10 @@ const EXPOSERS: &[(&str, &str)] = &[
     (
         "notify/mail/smtp",
         "logs in at a mail server, and takes it out of replies",
+    ),
+    (
+        "projects/spool",
+        "writes the key of an encryption that is not done beside the export that is sent",
     ),
     (
         "seal/identities",

@@ -46,6 +46,7 @@ fn export_projects(global: &Global, arguments: &ExportProjectsArgs) -> Result<Ex
         let job = Job {
             settings: &settings,
             api: &api,
+            gitlab_is_here: projects::capacity::is_here(&api, &setup.gitlab.install_dir),
             destination,
             encryption: encryption.as_ref(),
             retention: setup.retention.as_ref(),

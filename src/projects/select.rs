@@ -8,12 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use glob::{MatchOptions, Pattern};
 
-use crate::archive::ArchiveKind;
 use crate::destination::Destination;
 use crate::error::{Error, ErrorKind};
 use crate::gitlab::api::pages::Pages;
 use crate::gitlab::api::projects::Project;
-use crate::projects::name::ENCRYPTED;
 use crate::projects::report::{ProjectReport, ProjectStatus};
 use crate::projects::{Job, Settings};
 use crate::retry::Patience;
@@ -61,17 +59,7 @@ pub async fn select(job: &Job<'_>, time: DateTime<Utc>) -> Selection {
         &named,
         selection,
     );
-    let is_encrypted = job
-        .encryption
-        .is_some_and(|all| all.of(ArchiveKind::Data).is_some());
-    let suffix = if is_encrypted { ENCRYPTED } else { "" };
-    let key = |project: &Project| {
-        let key = job
-            .settings
-            .name
-            .key(&project.path_with_namespace, project.id, time);
-        key + suffix
-    };
+    let key = |project: &Project| job.key(project, time);
     refuse(&mut selection, key, Some(job.destination));
     selection
 }

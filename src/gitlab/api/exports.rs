@@ -80,12 +80,13 @@ impl Api {
     /// [`refused`] knows cannot be helped by asking again.
     ///
     /// Every request waits for the limit on exports that this client was told of. One whose answer was lost is not
-    /// sent again if GitLab has begun.
+    /// sent again if GitLab has begun. `before` is called directly before each request is sent, and can forbid it.
     pub async fn request_export(
         &self,
         project: u64,
         upload: Option<&SecretString>,
         patience: &Patience,
+        mut before: impl FnMut() -> Result<(), Error>,
     ) -> Result<(), Error> {
         let id = project.to_string();
         let path = ["projects", &id, "export"];
@@ -107,6 +108,7 @@ impl Api {
                 Some(slot) => slot,
                 None => self.exports.window.take().await,
             };
+            before()?;
             let reply = match self.attempt(&call).await {
                 Ok(reply) => reply,
                 Err(error) if error.is_absent() => {

@@ -1,0 +1,435 @@
+//! What has been asked of GitLab and what is stored, so that neither a crash nor a restart asks for it again.
+//!
+//! One file per run, `state_dir/projects/<time>.jsonl`, only ever appended to: a line is on the disk before the
+//! request that it tells of is sent, so after a crash at any moment nothing is asked for that could be under way.
+//! GitLab and the destination are the truth: what the journal tells is looked up there before it counts.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::name::TIME;
+use crate::state::{StateDir, append_line, sync_folder};
+
+/// The folder in the state folder.
+pub(super) const FOLDER: &str = "projects";
+/// The form of the lines; of another one nothing is read.
+const FORMAT: u32 = 1;
+const EXTENSION: &str = "jsonl";
+/// A run that was interrupted is continued so long: GitLab keeps what it has made for a day.
+const CONTINUED: TimeDelta = TimeDelta::hours(24);
+/// Nobody looks back further.
+const KEPT: TimeDelta = TimeDelta::days(7);
+
+/// A line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Event {
+    /// The first one.
+    Begun {
+        format: u32,
+        destination: String,
+        /// What all names of this run have in common.
+        time: DateTime<Utc>,
+    },
+    /// GitLab is about to be asked for an export.
+    Asking { id: u64, asked: Asked },
+    /// GitLab has said that it will make it.
+    Taken { id: u64 },
+    /// It is about to be downloaded, which counts for the limit of this namespace.
+    Downloading { id: u64, namespace: String },
+    /// It lies on this machine, whole.
+    Fetched { id: u64 },
+    /// What was asked for did not come: the next time it is asked for anew.
+    Lost { id: u64 },
+    /// It is stored, and was looked at there.
+    Stored { id: u64, stored: Stored },
+    /// All is done that could be.
+    Ended,
+}
+
+/// An export that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Asked {
+    /// When.
+    pub(super) at: DateTime<Utc>,
+    /// Where it is to be stored.
+    pub(super) key: String,
+    /// Whether GitLab brings it there by itself.
+    pub(super) direct: bool,
+    /// Whether an older one could be downloaded at that time.
+    pub(super) stale: bool,
+}
+
+/// An export that is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stored {
+    /// With its groups.
+    pub(super) path: String,
+    /// Where it is stored.
+    pub(super) key: String,
+    /// In bytes.
+    pub(super) size: u64,
+    /// Whether GitLab brought it there by itself.
+    pub(super) direct: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    at: DateTime<Utc>,
+    #[serde(flatten)]
+    event: Event,
+}
+
+/// What is known of a project that was asked for and is not stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Left {
+    pub(super) asked: Asked,
+    /// Whether GitLab is known to have taken the request.
+    pub(super) taken: bool,
+    /// Whether it was downloaded to its end.
+    pub(super) fetched: bool,
+}
+
+/// What earlier runs left.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// What the run that is continued had asked for.
+    pub(super) left: HashMap<u64, Left>,
+    /// What is stored of today, or of the run that is continued.
+    pub(super) stored: HashMap<u64, Stored>,
+    /// When GitLab was asked for exports.
+    pub(super) asked: Vec<DateTime<Utc>>,
+    /// When something was downloaded, and of which namespace.
+    pub(super) downloaded: Vec<(DateTime<Utc>, String)>,
+}
+
+/// The journal of a run.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    /// What all names of this run have in common.
+    pub(super) time: DateTime<Utc>,
+    /// Whether an earlier process began it.
+    pub(super) is_continued: bool,
+}
+
+impl Journal {
+    /// That of a run that was interrupted, or one that is to be begun.
+    pub(super) fn open(
+        state: &StateDir,
+        destination: &str,
+        now: DateTime<Utc>,
+    ) -> io::Result<(Journal, Known)> {
+        let folder = state.folder(FOLDER)?;
+        for path in journals(&folder)? {
+            if Told::read(&path, now).is_some_and(|told| now - told.last > KEPT) {
+                // What stays is passed over the next time.
+                let _ = fs::remove_file(&path);
+            }
+        }
+        Ok(Journal::look(state, destination, now))
+    }
+
+    /// The same, but nothing is made or removed.
+    pub(super) fn look(
+        state: &StateDir,
+        destination: &str,
+        now: DateTime<Utc>,
+    ) -> (Journal, Known) {
+        let folder = state.path().join(FOLDER);
+        let (mut known, mut interrupted) = (Known::default(), None);
+        for path in journals(&folder).unwrap_or_default() {
+            let Some(told) = Told::read(&path, now) else {
+                continue;
+            };
+            known.asked.extend(&told.asked);
+            known.downloaded.extend(told.downloaded.iter().cloned());
+            if told.destination != destination {
+                continue;
+            }
+            let age = now - told.time;
+            // The newest one alone: what was left before it, it has taken up or given up.
+            let goes_on = !told.ended && age >= TimeDelta::zero() && age < CONTINUED;
+            for (id, (at, stored)) in told.stored {
+                if goes_on || at.date_naive() == now.date_naive() {
+                    known.stored.insert(id, stored);
+                }
+            }
+            interrupted = goes_on.then_some((path, told.time, told.left));
+        }
+        let is_continued = interrupted.is_some();
+        let (path, time) = match interrupted {
+            Some((path, time, left)) => {
+                known.left = left;
+                (path, time)
+            }
+            None => {
+                let name = format!("{}.{EXTENSION}", now.format(TIME));
+                (folder.join(name), now)
+            }
+        };
+        let journal = Journal {
+            path,
+            time,
+            is_continued,
+        };
+        (journal, known)
+    }
+
+    /// Begins it, if it is not an earlier one that goes on.
+    pub(super) fn begin(&self, destination: &str) -> io::Result<()> {
+        if self.is_continued {
+            return Ok(());
+        }
+        let begun = Event::Begun {
+            format: FORMAT,
+            destination: destination.to_owned(),
+            time: self.time,
+        };
+        self.note(begun, self.time)?;
+        self.path.parent().map_or(Ok(()), sync_folder)
+    }
+
+    /// Adds a line; it is on the disk when this returns.
+    pub(super) fn note(&self, event: Event, at: DateTime<Utc>) -> io::Result<()> {
+        append_line(&self.path, &serde_json::to_string(&Line { at, event })?)
+    }
+}
+
+/// All of them, the oldest first.
+fn journals(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|is| is == EXTENSION) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What a journal tells.
+struct Told {
+    destination: String,
+    time: DateTime<Utc>,
+    last: DateTime<Utc>,
+    ended: bool,
+    left: HashMap<u64, Left>,
+    stored: HashMap<u64, (DateTime<Utc>, Stored)>,
+    asked: Vec<DateTime<Utc>>,
+    downloaded: Vec<(DateTime<Utc>, String)>,
+}
+
+impl Told {
+    /// Reads one as far as it is whole: a line that a power cut tore is passed over. None if it is none of ours.
+    fn read(path: &Path, now: DateTime<Utc>) -> Option<Told> {
+        let file = BufReader::new(File::open(path).ok()?);
+        let lines = file.split(b'\n').map_while(Result::ok);
+        let mut lines = lines.filter_map(|line| serde_json::from_slice::<Line>(&line).ok());
+        let first = lines.next()?;
+        let Event::Begun {
+            format: FORMAT,
+            destination,
+            time,
+        } = first.event
+        else {
+            return None;
+        };
+        let mut told = Told {
+            destination,
+            time,
+            last: first.at,
+            ended: false,
+            left: HashMap::new(),
+            stored: HashMap::new(),
+            asked: Vec::new(),
+            downloaded: Vec::new(),
+        };
+        for line in lines {
+            told.last = line.at;
+            told.add(line, now);
+        }
+        Some(told)
+    }
+
+    fn add(&mut self, Line { at, event }: Line, now: DateTime<Utc>) {
+        // No limit is longer than an hour.
+        let counts = now - at < TimeDelta::hours(1);
+        match event {
+            // Two runs within a second have one.
+            Event::Begun { .. } => self.ended = false,
+            Event::Asking { id, asked } => {
+                if counts {
+                    self.asked.push(at);
+                }
+                let left = Left {
+                    asked,
+                    taken: false,
+                    fetched: false,
+                };
+                self.left.insert(id, left);
+            }
+            Event::Taken { id } => {
+                if let Some(left) = self.left.get_mut(&id) {
+                    left.taken = true;
+                }
+            }
+            Event::Downloading { namespace, .. } if counts => {
+                self.downloaded.push((at, namespace));
+            }
+            Event::Downloading { .. } => {}
+            Event::Fetched { id } => {
+                if let Some(left) = self.left.get_mut(&id) {
+                    left.fetched = true;
+                }
+            }
+            Event::Lost { id } => {
+                self.left.remove(&id);
+            }
+            Event::Stored { id, stored } => {
+                self.left.remove(&id);
+                self.stored.insert(id, (at, stored));
+            }
+            Event::Ended => self.ended = true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        format!("2026-11-22T{text}Z").parse().expect("a time")
+    }
+
+    fn asking(id: u64, time: &str) -> Event {
+        Event::Asking {
+            id,
+            asked: Asked {
+                at: at(time),
+                key: format!("/a/{id}.tar.gz"),
+                direct: true,
+                stale: false,
+            },
+        }
+    }
+
+    fn stored(id: u64) -> Stored {
+        Stored {
+            path: format!("a/{id}"),
+            key: format!("/a/{id}.tar.gz"),
+            size: 7,
+            direct: true,
+        }
+    }
+
+    fn state() -> (tempfile::TempDir, StateDir) {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let state = StateDir::new(dir.path());
+        (dir, state)
+    }
+
+    /// A run of 04:00 that asked for 1, 2 and 3, stored 1 and lost 3.
+    fn begin(state: &StateDir) -> Journal {
+        let (journal, known) = Journal::open(state, "s3", at("04:00:00")).expect("a journal");
+        journal.begin("s3").expect("begun");
+        assert!(known.left.is_empty() && known.stored.is_empty() && !journal.is_continued);
+        for id in 1..=3 {
+            journal
+                .note(asking(id, "04:00:01"), at("04:00:01"))
+                .expect("noted");
+        }
+        journal
+            .note(Event::Taken { id: 2 }, at("04:00:02"))
+            .expect("noted");
+        let event = Event::Stored {
+            id: 1,
+            stored: stored(1),
+        };
+        journal.note(event, at("04:00:09")).expect("noted");
+        journal
+            .note(Event::Lost { id: 3 }, at("04:00:09"))
+            .expect("noted");
+        journal
+    }
+
+    #[test]
+    fn an_interrupted_run_goes_on_with_its_time() {
+        let (_dir, state) = state();
+        begin(&state);
+        let (journal, known) = Journal::open(&state, "s3", at("04:30:00")).expect("again");
+        assert_eq!(journal.time, at("04:00:00"));
+        assert!(journal.is_continued);
+        assert_eq!(known.left.keys().collect::<Vec<_>>(), [&2]);
+        assert!(known.left[&2].taken && !known.left[&2].fetched);
+        assert_eq!(known.stored.get(&1), Some(&stored(1)));
+        assert_eq!(known.asked.len(), 3);
+        // Another place knows nothing of it, but the limit is GitLab's.
+        let (journal, known) = Journal::open(&state, "box", at("04:31:00")).expect("another");
+        assert_eq!(journal.time, at("04:31:00"));
+        assert!(known.left.is_empty() && known.stored.is_empty());
+        assert_eq!(known.asked.len(), 3);
+    }
+
+    #[test]
+    fn one_that_has_ended_or_is_old_is_not_gone_on_with() {
+        let (_dir, state) = state();
+        begin(&state)
+            .note(Event::Ended, at("04:10:00"))
+            .expect("noted");
+        let (journal, known) = Journal::open(&state, "s3", at("23:59:59")).expect("again");
+        journal.begin("s3").expect("begun");
+        assert_eq!(journal.time, at("23:59:59"));
+        assert!(known.left.is_empty() && known.asked.is_empty());
+        assert_eq!(known.stored.get(&1), Some(&stored(1)), "it is of today");
+        let (_, seen) = Journal::look(&state, "s3", at("23:59:59"));
+        assert_eq!(seen.stored.get(&1), Some(&stored(1)));
+        let tomorrow = at("04:00:00") + TimeDelta::days(1);
+        let (journal, known) = Journal::open(&state, "s3", tomorrow).expect("again");
+        assert!(known.stored.is_empty(), "{known:?}");
+        assert_eq!(journal.time, at("23:59:59"), "that one was interrupted");
+        let later = at("04:00:00") + TimeDelta::days(9);
+        let (journal, _) = Journal::open(&state, "s3", later).expect("again");
+        journal.begin("s3").expect("begun");
+        assert_eq!(journal.time, later);
+        assert_eq!(journals(&state.path().join(FOLDER)).expect("left").len(), 1);
+    }
+
+    #[test]
+    fn every_torn_state_is_read_as_far_as_it_is_whole() {
+        let (_dir, state) = state();
+        let path = begin(&state).path;
+        let whole = fs::read(&path).expect("a journal");
+        let first = whole
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .expect("a line");
+        for cut in 0..whole.len() {
+            fs::write(&path, &whole[..cut]).expect("cut");
+            let told = Told::read(&path, at("04:30:00"));
+            assert_eq!(told.is_some(), cut >= first, "cut at {cut}");
+        }
+        fs::write(&path, [&whole[..], b"\0\0\0\n{\"at\":"].concat()).expect("torn");
+        let (journal, known) = Journal::open(&state, "s3", at("04:30:00")).expect("again");
+        assert_eq!(known.left.len(), 1);
+        let event = Event::Lost { id: 2 };
+        journal.note(event, at("04:30:01")).expect("noted");
+        let (_, known) = Journal::open(&state, "s3", at("04:30:02")).expect("again");
+        assert!(known.left.is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_jumped_back_does_not_go_on_with_the_future() {
+        let (_dir, state) = state();
+        begin(&state);
+        let (journal, _) = Journal::open(&state, "s3", at("03:00:00")).expect("again");
+        assert_eq!(journal.time, at("03:00:00"));
+    }
+}

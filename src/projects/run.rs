@@ -1,0 +1,502 @@
+//! One run: which projects are on their way, what GitLab was asked for, and what came of it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::capacity::memory_for_one_more;
+use super::journal::{Asked, Event, Journal, Known, Left, Stored};
+use super::spool::Spool;
+use super::{Job, PRESIGNED};
+use crate::destination::{Destination, FileEntry};
+use crate::error::{Error, ErrorKind};
+use crate::gitlab::api::exports::{ExportStatus, Refused, refused};
+use crate::retry::Patience;
+use crate::retry::rhythm::Rhythm;
+use crate::retry::window::Window;
+use crate::units::Span;
+
+/// GitLab shows nothing of an export before its queue has come to it. For longer that is not believed.
+const LATEST_START: Duration = Duration::from_mins(5);
+
+/// GitLab removes an older export when it is asked for a new one, or says that it is made anew; for longer it is not
+/// believed that what can be downloaded is the older one.
+const LATEST_REPLACED: Duration = Duration::from_secs(20);
+
+/// A project on its way.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub(super) id: u64,
+    /// With its groups.
+    pub(super) path: String,
+    /// Where its export is stored, below the root of the destination.
+    pub(super) key: String,
+}
+
+impl Item {
+    /// What GitLab's limit of downloads is about.
+    pub(super) fn namespace(&self) -> &str {
+        self.path.rsplit_once('/').map_or("", |(groups, _)| groups)
+    }
+}
+
+/// Why there is no export of a project.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) error: String,
+    pub(super) next: Next,
+}
+
+/// What follows from a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Once more at the end of the run.
+    Again,
+    /// The next run tries again.
+    NextRun,
+    /// It cannot be helped: GitLab does not let this token export it.
+    Skipped,
+    /// GitLab lets nobody export anything.
+    SkipAll,
+    /// No other project would fare better.
+    Halt,
+}
+
+impl Failure {
+    pub(super) fn new(next: Next, error: impl Into<String>) -> Failure {
+        let error = error.into();
+        Failure { error, next }
+    }
+
+    /// GitLab answered so, or not at all.
+    pub(super) fn of_gitlab(error: &Error) -> Failure {
+        let next = match (refused(error), error.kind()) {
+            (Some(Refused::Role), _) => Next::Skipped,
+            (Some(Refused::Disabled), _) => Next::SkipAll,
+            (Some(Refused::Gone | Refused::Address), _) => Next::NextRun,
+            // It was asked for as long as `upload.retry_for` allows.
+            (None, ErrorKind::Unavailable | ErrorKind::RateLimited(_)) => Next::Halt,
+            // The token is none, or lacks a scope.
+            (None, ErrorKind::Unauthorized) => Next::Halt,
+            (None, ErrorKind::Corrupt | ErrorKind::Unexpected) => Next::Again,
+            (None, _) => Next::NextRun,
+        };
+        Failure::new(next, error.to_string())
+    }
+
+    /// The destination answered so, or not at all.
+    pub(super) fn of_place(error: &Error) -> Failure {
+        let next = match error.kind() {
+            ErrorKind::Unavailable | ErrorKind::RateLimited(_) | ErrorKind::Unauthorized => {
+                Next::Halt
+            }
+            _ if error.is_absent() => Next::Halt,
+            _ => Next::NextRun,
+        };
+        Failure::new(next, error.to_string())
+    }
+}
+
+/// What became of an export that GitLab was asked for.
+pub(super) enum Made {
+    /// GitLab has brought it to its place.
+    Arrived(FileEntry),
+    /// It can be downloaded.
+    Ready,
+    /// There is none; why, as far as GitLab tells.
+    Gone(&'static str),
+}
+
+/// What came of asking.
+pub(super) enum Answer {
+    /// It is made.
+    Taken(Asked),
+    /// GitLab puts nothing to such an address.
+    NoUploads(String),
+}
+
+/// The downloads of one namespace.
+pub(super) struct Namespace {
+    pub(super) limit: Window,
+}
+
+/// What all projects of a run share.
+pub(super) struct Run<'a> {
+    pub(super) job: &'a Job<'a>,
+    pub(super) journal: Journal,
+    pub(super) known: Known,
+    /// One file at a time is on this machine.
+    pub(super) spool: Mutex<Spool>,
+    namespaces: RefCell<HashMap<String, Rc<Namespace>>>,
+    /// Whether GitLab may be told where to put an export.
+    direct: Cell<bool>,
+    pub(super) warnings: RefCell<Vec<String>>,
+    now: DateTime<Utc>,
+    since: Instant,
+}
+
+impl<'a> Run<'a> {
+    /// With what earlier runs left.
+    pub(super) fn new(
+        job: &'a Job<'a>,
+        (journal, known): (Journal, Known),
+        spool: Spool,
+        direct: bool,
+        now: DateTime<Utc>,
+    ) -> Run<'a> {
+        let run = Run {
+            job,
+            journal,
+            spool: Mutex::new(spool),
+            namespaces: RefCell::default(),
+            direct: Cell::new(direct),
+            warnings: RefCell::default(),
+            known,
+            now,
+            since: Instant::now(),
+        };
+        // What was asked for just now counts, whoever asked.
+        for at in &run.known.asked {
+            job.api.export_window().used_before(ago(now, *at));
+        }
+        for (at, namespace) in &run.known.downloaded {
+            let namespace = run.namespace(namespace);
+            namespace.limit.used_before(ago(now, *at));
+        }
+        run
+    }
+
+    /// Whether GitLab sends exports to the destination by itself.
+    pub(super) fn is_direct(&self) -> bool {
+        self.direct.get()
+    }
+
+    pub(super) fn destination(&self) -> &Destination {
+        self.job.destination
+    }
+
+    pub(super) fn patience(&self) -> Patience {
+        Patience::new(self.job.upload.retry_for)
+    }
+
+    /// What the time is.
+    pub(super) fn now(&self) -> DateTime<Utc> {
+        self.now + TimeDelta::from_std(self.since.elapsed()).unwrap_or_default()
+    }
+
+    pub(super) fn warn(&self, warning: String) {
+        tracing::warn!("{warning}");
+        self.warnings.borrow_mut().push(warning);
+    }
+
+    pub(super) fn namespace(&self, name: &str) -> Rc<Namespace> {
+        let mut all = self.namespaces.borrow_mut();
+        let made = || {
+            Rc::new(Namespace {
+                limit: Window::new(self.job.settings.download_limit),
+            })
+        };
+        all.entry(name.to_owned()).or_insert_with(made).clone()
+    }
+
+    /// Writes it down, durably, before what it tells of is done.
+    pub(super) fn note(&self, event: Event) -> Result<(), Failure> {
+        self.journal.note(event, self.now()).map_err(|error| {
+            let folder = self.job.state.path().display();
+            let what = format!("writing to the state folder {folder}: {error}");
+            Failure::new(Next::Halt, what + "\n  make room there, then run again")
+        })
+    }
+
+    /// Brings the export of one project to the destination. `again`: it has failed once in this run.
+    pub(super) async fn bring(&self, item: &Item, again: bool) -> Result<Stored, Failure> {
+        let left = self.known.left.get(&item.id).filter(|_| !again);
+        let left = left.filter(|left| left.asked.key == item.key);
+        match left {
+            Some(left) => self.go_on(item, left).await,
+            None if self.direct.get() && !again => self.direct(item).await,
+            None => self.through(item, None).await,
+        }
+    }
+
+    /// It is stored, and was looked at there: notes it.
+    pub(super) fn stored(&self, item: &Item, size: u64, direct: bool) -> Result<Stored, Failure> {
+        let stored = Stored {
+            path: item.path.clone(),
+            key: item.key.clone(),
+            size,
+            direct,
+        };
+        let (id, event) = (item.id, stored.clone());
+        self.note(Event::Stored { id, stored: event })?;
+        Ok(stored)
+    }
+
+    /// What an earlier process asked for is not asked for again, if it was asked for at all.
+    async fn go_on(&self, item: &Item, left: &Left) -> Result<Stored, Failure> {
+        let asked = &left.asked;
+        if asked.direct {
+            if let Some(found) = self.arrived(item, asked).await? {
+                return self.stored(item, found.size, true);
+            }
+        } else if left.fetched {
+            return self.through(item, Some(asked.clone())).await;
+        }
+        let status = self.status(item).await?;
+        let is_ready = status == ExportStatus::Finished && !asked.stale;
+        if is_under_way(status) || is_ready || left.taken {
+            return self.follow(item, asked.clone()).await;
+        }
+        // It never came to GitLab's ears.
+        if asked.direct && self.direct.get() {
+            self.direct(item).await
+        } else {
+            self.through(item, None).await
+        }
+    }
+
+    /// Sees to it that what was asked for comes, by the one way or the other.
+    async fn follow(&self, item: &Item, asked: Asked) -> Result<Stored, Failure> {
+        if !asked.direct {
+            return self.through(item, Some(asked)).await;
+        }
+        match self.made(item, &asked).await? {
+            Made::Arrived(found) => self.stored(item, found.size, true),
+            Made::Ready => self.through(item, Some(asked)).await,
+            Made::Gone(why) => {
+                // Among others an export of more than 5 GB, which no single request can store.
+                tracing::warn!("{}: {why}: it comes through this machine now", item.path);
+                self.note(Event::Lost { id: item.id })?;
+                self.through(item, None).await
+            }
+        }
+    }
+
+    /// Lets GitLab bring an export to the destination by itself.
+    async fn direct(&self, item: &Item) -> Result<Stored, Failure> {
+        match self.ask(item, true).await? {
+            Answer::Taken(asked) => self.follow(item, asked).await,
+            Answer::NoUploads(why) => {
+                if self.direct.replace(false) && !why.is_empty() {
+                    self.warn(format!(
+                        "GitLab does not put exports there by itself, so they come through this machine: {why}"
+                    ));
+                }
+                self.through(item, None).await
+            }
+        }
+    }
+
+    /// Asks GitLab for an export: once, however often the line breaks.
+    pub(super) async fn ask(&self, item: &Item, direct: bool) -> Result<Answer, Failure> {
+        let before = self.idle(item).await?;
+        let upload = if direct {
+            let upload = self.destination().presigned_put(&item.key, PRESIGNED).await;
+            upload.map_err(|error| Failure::of_place(&error))?
+        } else {
+            None
+        };
+        let direct = upload.is_some();
+        if self.job.gitlab_is_here {
+            memory_for_one_more().await;
+        }
+        let id = item.id;
+        let mut asked = None;
+        let mut unwritable = None;
+        let noting = || {
+            let now = Asked {
+                at: self.now(),
+                key: item.key.clone(),
+                direct,
+                stale: before != ExportStatus::None,
+            };
+            // The first one may be the one that GitLab has taken.
+            let asked = asked.get_or_insert(now).clone();
+            self.note(Event::Asking { id, asked }).map_err(|failure| {
+                let error = Error::new(ErrorKind::Invalid, "noting it", failure.error.clone());
+                unwritable = Some(failure);
+                error
+            })
+        };
+        let (api, patience) = (self.job.api, self.patience());
+        let answer = api.request_export(id, upload.as_ref(), &patience, noting);
+        let answer = answer.await;
+        if let Some(failure) = unwritable {
+            return Err(failure);
+        }
+        let error = match (answer, asked) {
+            (Ok(()), Some(asked)) => {
+                self.note(Event::Taken { id })?;
+                return Ok(Answer::Taken(asked));
+            }
+            (Ok(()), None) => Error::new(ErrorKind::Unexpected, "asking", "nothing was sent"),
+            (Err(error), _) => error,
+        };
+        if error.kind() != ErrorKind::Unavailable {
+            self.note(Event::Lost { id })?;
+        }
+        if direct && error.kind() == ErrorKind::Invalid {
+            return Ok(Answer::NoUploads(error.to_string()));
+        }
+        Err(Failure::of_gitlab(&error))
+    }
+
+    /// Waits until GitLab makes no export of a project that somebody else asked for; what is there then.
+    async fn idle(&self, item: &Item) -> Result<ExportStatus, Failure> {
+        let mut rhythm = Rhythm::default();
+        loop {
+            let status = self.status(item).await?;
+            if !is_under_way(status) {
+                return Ok(status);
+            }
+            let left = self.time_left(item, status, &rhythm)?;
+            rhythm.beat(left).await;
+        }
+    }
+
+    /// Waits until an export is no longer being made.
+    pub(super) async fn made(&self, item: &Item, asked: &Asked) -> Result<Made, Failure> {
+        let latest_start = (self.job.settings.timeout / 12).min(LATEST_START);
+        let mut rhythm = Rhythm::default();
+        let (mut begun, mut is_first) = (false, true);
+        loop {
+            let status = self.status(item).await?;
+            // Before its queue comes to it GitLab tells what was before.
+            let is_over = begun || rhythm.elapsed() > latest_start;
+            match status {
+                _ if is_under_way(status) => begun = true,
+                ExportStatus::Finished if !asked.direct && (is_over || !asked.stale) => {
+                    return Ok(Made::Ready);
+                }
+                ExportStatus::Failed if is_over || !asked.stale => {
+                    return Ok(Made::Gone("GitLab could not make the export"));
+                }
+                _ => {
+                    if asked.direct
+                        && (is_over || !is_first)
+                        && let Some(found) = self.arrived(item, asked).await?
+                    {
+                        return Ok(Made::Arrived(found));
+                    }
+                    let is_stale =
+                        status == ExportStatus::Finished && rhythm.elapsed() > LATEST_REPLACED;
+                    if is_over || (is_stale && !asked.direct) {
+                        return Ok(match (status, asked.direct) {
+                            (ExportStatus::Finished, _) => Made::Ready,
+                            (_, true) => Made::Gone("it did not arrive"),
+                            (_, false) => Made::Gone("GitLab could not make the export"),
+                        });
+                    }
+                }
+            }
+            is_first = false;
+            let left = self.time_left(item, status, &rhythm)?;
+            rhythm.beat(left).await;
+        }
+    }
+
+    /// How much longer an export may take.
+    fn time_left(
+        &self,
+        item: &Item,
+        status: ExportStatus,
+        rhythm: &Rhythm,
+    ) -> Result<Duration, Failure> {
+        let timeout = self.job.settings.timeout;
+        let left = timeout.saturating_sub(rhythm.elapsed());
+        if !left.is_zero() {
+            return Ok(left);
+        }
+        let what = format!(
+            "waiting for the export of {}: GitLab has not made it within {}, it is {}\n  \
+             is Sidekiq running there? the next run looks for it first (`projects.timeout` allows more)",
+            item.path,
+            Span(timeout),
+            in_words(status)
+        );
+        Err(Failure::new(Next::NextRun, what))
+    }
+
+    pub(super) async fn status(&self, item: &Item) -> Result<ExportStatus, Failure> {
+        let patience = self.patience();
+        let status = self.job.api.export_status(item.id, &patience).await;
+        status.map_err(|error| Failure::of_gitlab(&error))
+    }
+
+    /// What lies where an export goes, if it came there after it had been asked for.
+    pub(super) async fn arrived(
+        &self,
+        item: &Item,
+        asked: &Asked,
+    ) -> Result<Option<FileEntry>, Failure> {
+        let patience = self.patience();
+        let found = self.destination().stat(&item.key, &patience).await;
+        let found = found.map_err(|error| Failure::of_place(&error))?;
+        let file = found.and_then(|entry| entry.file);
+        let lag = self.destination().clock_lag().unwrap_or_default();
+        Ok(file.filter(|file| file.size > 0 && is_newer(file.modified, asked.at + lag)))
+    }
+}
+
+/// Whether something that came at `modified` came after `asked`, by the same clock. Some count whole seconds.
+fn is_newer(modified: Option<DateTime<Utc>>, asked: DateTime<Utc>) -> bool {
+    modified.is_none_or(|modified| modified >= asked - TimeDelta::seconds(2))
+}
+
+fn ago(now: DateTime<Utc>, at: DateTime<Utc>) -> Duration {
+    // A clock that was set back meanwhile.
+    (now - at).to_std().unwrap_or_default()
+}
+
+/// Whether GitLab is at it, or in a state that this program does not know.
+fn is_under_way(status: ExportStatus) -> bool {
+    status.is_under_way() || status == ExportStatus::Other
+}
+
+fn in_words(status: ExportStatus) -> &'static str {
+    match status {
+        ExportStatus::None => "not begun",
+        ExportStatus::Queued => "queued",
+        ExportStatus::Started => "begun",
+        ExportStatus::RegenerationInProgress => "being made anew",
+        ExportStatus::Finished => "finished",
+        ExportStatus::Failed => "failed",
+        ExportStatus::Other => "in a state that this program does not know",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_came_after_it_was_asked_for_counts() {
+        let at = |seconds| DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a time");
+        for (modified, expected) in [
+            (None, true),
+            (Some(at(5)), true),
+            (Some(at(-1)), true),
+            (Some(at(-3)), false),
+            (Some(at(-86_400)), false),
+        ] {
+            assert_eq!(is_newer(modified, at(0)), expected, "{modified:?}");
+        }
+    }
+
+    #[test]
+    fn the_namespace_is_all_but_the_last_part() {
+        for (path, namespace) in [("group/app", "group"), ("a/b/c", "a/b"), ("odd", "")] {
+            let item = Item {
+                id: 1,
+                path: path.to_owned(),
+                key: String::new(),
+            };
+            assert_eq!(item.namespace(), namespace);
+        }
+    }
+}
