@@ -52,6 +52,7 @@ use crate::retry::Patience;
 use crate::seal::{Encryption, Recipients, SUFFIX};
 use crate::state::StateDir;
 use crate::stop::Stop;
+use crate::units::Percent;
 
 pub use self::settings::Settings;
 
@@ -72,6 +73,8 @@ pub struct Job<'a> {
     pub encryption: Option<&'a Encryption>,
     /// `[retention]`, if there is one.
     pub retention: Option<&'a RetentionPolicy>,
+    /// By how much an export may be smaller than the one before, and older ones are deleted nevertheless.
+    pub shrink: Percent,
     /// How exports are sent that come through this machine.
     pub upload: &'a Options,
     /// What has been exported, and the one file that is on its way.
@@ -180,6 +183,10 @@ async fn carry_out(
     crew.work().await;
     report.projects.extend(crew.rows);
     report.warnings.append(&mut run.warnings.borrow_mut());
+    report.pruned.append(&mut run.pruned.borrow_mut());
+    if let Some(error) = run.trouble.take() {
+        report.error.get_or_insert(error);
+    }
     if job.stop.signal().is_none() {
         // What was left then goes on; else there is nothing to go on with.
         run.note(Event::Ended).map_err(|failure| failure.error)?;
@@ -391,5 +398,6 @@ async fn one(run: &Run<'_>, item: &Item, again: bool) -> Result<(Stored, Project
         }
     }
     let stored = run.bring(item, again).await?;
+    run.prune(item, &stored).await;
     Ok((stored, ProjectStatus::Exported))
 }

@@ -50,6 +50,7 @@ fn export_projects(global: &Global, arguments: &ExportProjectsArgs) -> Result<Ex
             destination,
             encryption: encryption.as_ref(),
             retention: setup.retention.as_ref(),
+            shrink: setup.guard.shrink,
             upload: &setup.upload,
             state: &setup.state,
             show: setup.show,

@@ -5,17 +5,20 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Local, TimeDelta, Utc};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::capacity::memory_for_one_more;
 use super::journal::{Asked, Event, Journal, Known, Left, Stored};
+use super::prune;
 use super::spool::Spool;
+use super::stored::Project;
 use super::{Job, PRESIGNED};
 use crate::destination::{Destination, FileEntry};
 use crate::error::{Error, ErrorKind};
 use crate::gitlab::api::exports::{ExportStatus, Refused, refused};
+use crate::report::Pruned;
 use crate::retry::Patience;
 use crate::retry::rhythm::Rhythm;
 use crate::retry::window::Window;
@@ -136,6 +139,10 @@ pub(super) struct Run<'a> {
     /// Whether GitLab may be told where to put an export.
     direct: Cell<bool>,
     pub(super) warnings: RefCell<Vec<String>>,
+    /// What retention deleted.
+    pub(super) pruned: RefCell<Vec<Pruned>>,
+    /// What went wrong with that.
+    pub(super) trouble: RefCell<Option<String>>,
     now: DateTime<Utc>,
     since: Instant,
 }
@@ -156,6 +163,8 @@ impl<'a> Run<'a> {
             namespaces: RefCell::default(),
             direct: Cell::new(direct),
             warnings: RefCell::default(),
+            pruned: RefCell::default(),
+            trouble: RefCell::default(),
             known,
             now,
             since: Instant::now(),
@@ -221,6 +230,44 @@ impl<'a> Run<'a> {
             Some(left) => self.go_on(item, left).await,
             None if self.direct.get() && !again => self.direct(item).await,
             None => self.through(item, None).await,
+        }
+    }
+
+    /// Deletes what `[retention]` does not keep of this project, now that a new export is there.
+    pub(super) async fn prune(&self, item: &Item, stored: &Stored) {
+        let Some(policy) = self.job.retention else {
+            return;
+        };
+        let request = prune::Request {
+            name: &self.job.settings.name,
+            policy,
+            shrink: self.job.shrink,
+            made: &stored.key,
+        };
+        let project = Project {
+            path: &item.path,
+            id: item.id,
+        };
+        let (patience, now) = (self.patience(), self.now().with_timezone(&Local));
+        let mut outcome = prune::Outcome::default();
+        let destination = self.destination();
+        prune::prune(
+            destination,
+            project,
+            &request,
+            &patience,
+            &now,
+            &mut outcome,
+        )
+        .await;
+        self.pruned.borrow_mut().append(&mut outcome.pruned);
+        if let Some(warning) = outcome.warning {
+            self.warn(warning);
+        }
+        if let Some(error) = outcome.error {
+            tracing::error!("{error}");
+            let error = format!("deleting old exports of {}: {error}", item.path);
+            self.trouble.borrow_mut().get_or_insert(error);
         }
     }
 
