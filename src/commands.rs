@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod export;
 pub mod extract;
 mod identity;
+mod job;
 mod known;
 pub mod list;
 pub mod login;
@@ -51,7 +52,7 @@ pub fn run(cli: &Cli, log: &Tail) -> ExitStatus {
         Command::Restore(arguments) => restore::run(&cli.global, arguments),
         Command::Extract(arguments) => extract::run(&cli.global, arguments),
         Command::Sync(arguments) => sync::run(&cli.global, arguments),
-        Command::Export(arguments) => export::run(&cli.global, arguments),
+        Command::Export(arguments) => export::run(&cli.global, arguments, log),
         Command::Login(arguments) => login::run(&cli.global, arguments),
         Command::Doctor(arguments) => doctor::run(&cli.global, arguments),
         Command::Schedule(arguments) => schedule::run(&cli.global, arguments),

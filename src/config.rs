@@ -14,6 +14,7 @@ use crate::destination;
 use crate::gitlab::{api, host};
 use crate::guard;
 use crate::hooks;
+use crate::job::Job;
 use crate::notify;
 use crate::projects;
 use crate::retention::RetentionPolicy;
@@ -133,10 +134,17 @@ fn outcome(look: Look, what: &str) -> Result<Config, String> {
 }
 
 /// As much of `[notify]` as can be understood, whatever is wrong with the rest of the file: that something is
-/// wrong with it is what is to be told.
-pub fn notify_alone(path: &Path) -> Option<notify::Settings> {
+/// wrong with it is what is to be told. The health check is that of `job`.
+pub fn notify_alone(path: &Path, job: Job) -> Option<notify::Settings> {
     let look = look_at(path, &text_of(path).ok()?);
-    Some(look.config.notify)
+    let (notify, projects) = (look.config.notify, look.config.projects);
+    Some(match job {
+        Job::Run => notify,
+        Job::Projects => {
+            let healthcheck = projects.and_then(|projects| projects.healthcheck);
+            notify.with_healthcheck(healthcheck)
+        }
+    })
 }
 
 /// Reads and checks the file, with this process's environment, and goes on whatever is wrong with it.

@@ -15,6 +15,8 @@ use crate::projects::report::ExportReport;
 use crate::report::RunReport;
 use crate::state::{StateDir, append_line, replace};
 
+pub use crate::history::export::entry as export_entry;
+
 /// Its name in the state folder.
 const FILE: &str = "history.jsonl";
 /// About nine years of two runs a week.

@@ -1,4 +1,4 @@
-//! Who is told how a run ended: a health check, a webhook, a telephone by ntfy, people by mail, Prometheus.
+//! Who is told how a job ended: a health check, a webhook, a telephone by ntfy, people by mail, Prometheus.
 //!
 //! Telling never changes what came of the backup. All are told at once, each in bounded time; whoever could
 //! not be told is a failed step of the report and a line in the log, and nothing else. What is sent holds no
@@ -28,11 +28,14 @@ use tokio::time::{Instant, timeout};
 
 use crate::archive::ArchiveKind;
 use crate::error::{Error, ErrorKind};
-use crate::history::past::{self, PastRun};
+use crate::history::export_entry;
+use crate::history::past::{self, PastExport, PastRun};
 use crate::http::Http;
 use crate::notify::message::Message;
+use crate::notify::metrics::Past;
 use crate::notify::reach::{look_at_metrics, too_slow};
 use crate::notify::settings::{On, Way};
+use crate::projects::report::ExportReport;
 use crate::report::{RunReport, Step, StepReport, StepStatus};
 use crate::stop::Stop;
 
@@ -100,8 +103,27 @@ pub struct Notifier {
     http: Option<Http>,
 }
 
-/// The configured destinations by their names, and the kinds that each gets.
-pub type Destinations = [(String, Vec<ArchiveKind>)];
+/// What the metrics are made of beside what has just ended.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    /// What was recorded before it.
+    pub history: &'a [Value],
+    /// The configured destinations by their names, and the kinds that each gets.
+    pub destinations: &'a [(String, Vec<ArchiveKind>)],
+    /// Whether projects are exported.
+    pub exports: bool,
+}
+
+impl Known<'_> {
+    fn past(&self) -> Past {
+        let exports = past::exports(self.history);
+        Past {
+            runs: past::runs(self.history),
+            rehearsals: past::rehearsals(self.history),
+            exports: if self.exports { exports } else { Vec::new() },
+        }
+    }
+}
 
 /// What a target is told.
 type Telling<'a> = (Target, LocalBoxFuture<'a, Result<String, Error>>);
@@ -120,24 +142,23 @@ impl Notifier {
         self.settings.is_empty()
     }
 
-    /// Tells the health check that a run begins. Not waited for by anybody, and dropped when the run ends first.
+    /// Tells the health check that a job begins. Not waited for by anybody, and dropped when the run ends first.
     pub async fn started(&self, run_id: &str) {
         let (Some(http), Some(address)) = (&self.http, &self.settings.healthcheck) else {
             return;
         };
         match timeout(START, ping::started(http, address, run_id)).await {
-            Ok(Ok(())) => tracing::debug!("the health check knows that the run begins"),
+            Ok(Ok(())) => tracing::debug!("the health check knows that it begins"),
             Ok(Err(error)) => tracing::info!("{error}"),
             Err(_) => tracing::info!("{}", too_slow(Target::Healthcheck, START)),
         }
     }
 
-    /// Tells of a run that came to an end, and adds that as a step to its report. `history` is what was
-    /// recorded before it, `destinations` are those of the configuration, `log` is the end of its log.
+    /// Tells of a run that came to an end, and adds that as a step to its report. `log` is the end of its log.
     pub async fn ended(
         &self,
         report: &mut RunReport,
-        (history, destinations): (&[Value], &Destinations),
+        known: Known<'_>,
         log: String,
         now: DateTime<Utc>,
         stop: &Stop,
@@ -146,14 +167,48 @@ impl Notifier {
             return;
         }
         let start = Instant::now();
-        let mut runs = past::runs(history);
+        let mut past = known.past();
         let recovered =
-            runs.last().is_some_and(|run| run.status != "ok") && report.exit_status() == 0;
+            past.runs.last().is_some_and(|run| run.status != "ok") && report.exit_status() == 0;
         let message = Message::of_run(report, recovered, log, now);
-        let mut targets = self.messages(&message);
+        past.runs.extend(PastRun::of(report));
+        let told = self.tell_and_measure(&message, &past, known, stop).await;
+        report.steps.push(step(&told, start.elapsed()));
+    }
+
+    /// Tells of an export of projects that came to an end; whoever could not be told is a warning of its report.
+    pub async fn exported(
+        &self,
+        report: &mut ExportReport,
+        known: Known<'_>,
+        log: String,
+        stop: &Stop,
+    ) {
+        let Some(export) = PastExport::of(report).filter(|_| !self.is_empty()) else {
+            return;
+        };
+        let mut past = known.past();
+        let before = past.exports.last();
+        let recovered =
+            before.is_some_and(|before| before.status != "ok") && export.exit == Some(0);
+        let message = Message::of_export(&export, export_entry(report), recovered, log);
+        past.exports.push(export);
+        let told = self.tell_and_measure(&message, &past, known, stop).await;
+        let errors = told.into_iter().filter_map(|told| told.result.err());
+        report.warnings.extend(errors);
+    }
+
+    /// Tells whoever is to be told, and brings the metrics up to date.
+    async fn tell_and_measure(
+        &self,
+        message: &Message,
+        past: &Past,
+        known: Known<'_>,
+        stop: &Stop,
+    ) -> Vec<Told> {
+        let mut targets = self.messages(message);
         if let Some(path) = &self.settings.metrics_file {
-            runs.extend(PastRun::of(report));
-            let text = metrics::text(&runs, &past::rehearsals(history), destinations);
+            let text = metrics::text(past, known.destinations);
             targets.push((
                 Target::Metrics,
                 Box::pin(write(path.as_path().into(), text)),
@@ -161,10 +216,10 @@ impl Notifier {
         }
         let told = self.carry_out(targets, stop).await;
         warn(&told);
-        report.steps.push(step(&told, start.elapsed()));
+        told
     }
 
-    /// Tells of what has no report: a run that did not begin, or was killed.
+    /// Tells of what has no report: a job that did not begin, or was killed.
     pub async fn tell(&self, message: &Message, stop: &Stop) -> Vec<Told> {
         let told = self.carry_out(self.messages(message), stop).await;
         warn(&told);
@@ -258,15 +313,11 @@ impl Notifier {
 }
 
 /// Brings the metrics up to what was recorded in the history, where there are any: after a rehearsal.
-pub async fn measure(settings: &Settings, history: &[Value], destinations: &Destinations) {
+pub async fn measure(settings: &Settings, known: Known<'_>) {
     let Some(path) = &settings.metrics_file else {
         return;
     };
-    let text = metrics::text(
-        &past::runs(history),
-        &past::rehearsals(history),
-        destinations,
-    );
+    let text = metrics::text(&known.past(), known.destinations);
     let written = timeout(settings.in_all(), write(path.as_path().into(), text)).await;
     let written = written.unwrap_or_else(|_| Err(too_slow(Target::Metrics, settings.in_all())));
     if let Err(error) = written {

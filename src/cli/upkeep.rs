@@ -114,7 +114,15 @@ pub enum NotifyCommand {
     Test(NotifyTestArgs),
     /// Tell of a run that could not tell itself; called by systemd (`OnFailure=`)
     #[command(hide = true)]
-    Crashed,
+    Crashed(NotifyCrashedArgs),
+}
+
+/// Options of `notify crashed`.
+#[derive(Debug, Args)]
+pub struct NotifyCrashedArgs {
+    /// It was an export of projects
+    #[arg(long)]
+    pub projects: bool,
 }
 
 /// Options of `notify test`.

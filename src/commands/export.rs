@@ -5,22 +5,28 @@ use std::time::Duration;
 use chrono::Utc;
 
 use super::setup::{Failure, Setup};
-use super::{ExitStatus, USAGE, complain, tell};
+use super::{ExitStatus, USAGE, complain, job, tell};
 use crate::cli::Global;
 use crate::cli::export::{ExportCommand, ExportProjectsArgs};
-use crate::projects::{self, Job};
+use crate::job::Job;
+use crate::logging::Tail;
+use crate::projects;
 
 /// Exports what GitLab's API gives.
-pub fn run(global: &Global, arguments: &ExportCommand) -> Result<ExitStatus, Failure> {
+pub fn run(global: &Global, arguments: &ExportCommand, log: &Tail) -> Result<ExitStatus, Failure> {
     match arguments {
-        ExportCommand::Projects(arguments) => export_projects(global, arguments),
+        ExportCommand::Projects(arguments) => export_projects(global, arguments, log),
     }
 }
 
-fn export_projects(global: &Global, arguments: &ExportProjectsArgs) -> Result<ExitStatus, Failure> {
-    let mut loaded = Setup::load_or_environment(global)?;
+fn export_projects(
+    global: &Global,
+    arguments: &ExportProjectsArgs,
+    log: &Tail,
+) -> Result<ExitStatus, Failure> {
+    let loaded = Setup::load_or_environment(global)?;
     let encryption = Setup::encryption(&loaded.0)?;
-    let Some(settings) = loaded.0.projects.take() else {
+    let Some(settings) = loaded.0.projects.clone() else {
         return Err((
             USAGE,
             "the configuration has no [projects]\n  \
@@ -38,12 +44,14 @@ fn export_projects(global: &Global, arguments: &ExportProjectsArgs) -> Result<Ex
                 "`projects.destination` names no destination".to_owned(),
             ));
         };
+        let notifier = job::notifier(&setup, Job::Projects);
         let _lock = if arguments.dry_run {
             None
         } else {
-            Some(setup.lock(wait).await?)
+            let of = (Job::Projects, &notifier);
+            Some(job::lock(&setup, of, wait, log).await?)
         };
-        let job = Job {
+        let parts = projects::Job {
             settings: &settings,
             api: &api,
             gitlab_is_here: projects::capacity::is_here(&api, &setup.gitlab.install_dir),
@@ -58,8 +66,14 @@ fn export_projects(global: &Global, arguments: &ExportProjectsArgs) -> Result<Ex
             dry_run: arguments.dry_run,
         };
         let now = Utc::now();
-        let run_id = super::run::run_id(now);
-        Ok(projects::export(&job, run_id, now).await)
+        let id = job::run_id(now);
+        let exporting = projects::export(&parts, id.clone(), now);
+        if arguments.dry_run {
+            return Ok(exporting.await);
+        }
+        let mut report = job::carry_out(&notifier, &id, exporting).await;
+        job::export_ended(&setup, &notifier, &mut report, log).await;
+        Ok(report)
     })?;
     tell(global, &report, || report.text());
     if let Some(error) = &report.error {

@@ -10,6 +10,7 @@ use super::{ExitStatus, USAGE, tell};
 use crate::cli::Global;
 use crate::cli::upkeep::{NotifyCommand, TestOutcome};
 use crate::config;
+use crate::job::Job;
 use crate::notify::message::Message;
 use crate::notify::{Notifier, Settings, Told, crash};
 use crate::report::Status;
@@ -52,9 +53,14 @@ pub fn run(global: &Global, command: &NotifyCommand) -> Result<ExitStatus, Failu
                 notifier.test(failure, stop).await
             })?
         }
-        NotifyCommand::Crashed => {
+        NotifyCommand::Crashed(arguments) => {
+            let job = if arguments.projects {
+                Job::Projects
+            } else {
+                Job::Run
+            };
             let asked = if std::env::var_os("MONITOR_SERVICE_RESULT").is_none() {
-                ended()
+                ended(job)
             } else {
                 Vec::new()
             };
@@ -64,10 +70,10 @@ pub fn run(global: &Global, command: &NotifyCommand) -> Result<ExitStatus, Failu
                     .ok()
                     .or_else(|| told().map(|(_, value)| value.clone()))
             };
-            let settings = config::notify_alone(&path);
-            match (crash::reason(variable), settings) {
+            let settings = config::notify_alone(&path, job);
+            match (crash::reason(job, variable), settings) {
                 (Some(reason), Some(settings)) => {
-                    let message = Message::crashed(&reason, Utc::now());
+                    let message = Message::crashed(job, &reason, Utc::now());
                     with(settings, async |notifier, stop| {
                         notifier.tell(&message, stop).await
                     })?

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::identity::identities;
+use super::job::known;
 use super::list::local;
 use super::setup::{Failure, Setup};
 use super::{ExitStatus, USAGE, report, tell};
@@ -132,7 +133,8 @@ async fn rehearse(
         tracing::warn!("the rehearsal cannot be added to the history in {folder}: {error}");
     }
     let history = history::read(&setup.state).unwrap_or_default();
-    notify::measure(&setup.notify, &history, &setup.known()).await;
+    let destinations = setup.known();
+    notify::measure(&setup.notify, known(setup, &history, &destinations)).await;
     report::refresh(setup).await;
     let restorable = rehearsal.restorable == Some(true);
     if !restorable && rehearsal.error.is_none() {

@@ -2,24 +2,23 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 
 use super::setup::{Failure, Setup};
-use super::{ExitStatus, LOCKED, USAGE, doctor, report, tell};
+use super::{ExitStatus, USAGE, doctor, job, tell};
 use crate::archive::ArchiveKind;
-use crate::backup::{self, Job, Request};
+use crate::backup::{self, Request};
 use crate::cli::{Global, RunArgs};
 use crate::config::Config;
 use crate::destination::Settings;
 use crate::history;
 use crate::history::past;
+use crate::job::Job;
 use crate::logging::Tail;
-use crate::notify::Notifier;
-use crate::notify::message::Message;
 use crate::report::{RunReport, Status};
 use crate::schedule;
 use crate::seal::Encryption;
-use crate::state::{RunLock, StateDir};
+use crate::state::StateDir;
 
 /// Makes the backups and brings them to the destinations.
 pub fn run(global: &Global, arguments: &RunArgs, log: &Tail) -> Result<ExitStatus, Failure> {
@@ -65,15 +64,15 @@ async fn carry_out(
     log: &Tail,
 ) -> Result<RunReport, Failure> {
     let dry_run = request.dry_run;
-    let notifier = Notifier::new(setup.notify.clone());
+    let notifier = job::notifier(setup, Job::Run);
     let _lock = if dry_run {
         None
     } else {
-        Some(lock(setup, &notifier, wait, log).await?)
+        Some(job::lock(setup, (Job::Run, &notifier), wait, log).await?)
     };
     let now = Utc::now();
-    let id = run_id(now);
-    let job = Job {
+    let id = job::run_id(now);
+    let parts = backup::Job {
         gitlab: &setup.gitlab,
         guard: &setup.guard,
         hooks: &setup.hooks,
@@ -88,53 +87,12 @@ async fn carry_out(
         stop: &setup.stop,
     };
     if dry_run {
-        return Ok(backup::run(&job, id, now).await);
+        return Ok(backup::run(&parts, id, now).await);
     }
-    let mut running = Box::pin(backup::run(&job, id.clone(), now));
-    let started = notifier.started(&id);
-    tokio::pin!(started);
-    // The run waits for nobody who is told that it begins.
-    let mut report = tokio::select! {
-        report = &mut running => report,
-        () = &mut started => running.await,
-    };
-    let folder = setup.state.path().display();
-    let history = history::read_recent(&setup.state).unwrap_or_else(|error| {
-        tracing::warn!("the history in {folder} cannot be read: {error}");
-        Vec::new()
-    });
-    // Before anybody is told: that may take its time, and what happens meanwhile takes no run out of the history.
-    if let Err(error) = history::record(&setup.state, &report) {
-        tracing::warn!("the run cannot be added to the history in {folder}: {error}");
-    }
-    let known = setup.known();
-    let told = notifier.ended(
-        &mut report,
-        (&history, &known),
-        log.text(),
-        Utc::now(),
-        &setup.stop,
-    );
-    told.await;
-    report::refresh(setup).await;
+    let running = backup::run(&parts, id.clone(), now);
+    let mut report = job::carry_out(&notifier, &id, running).await;
+    job::run_ended(setup, &notifier, &mut report, log).await;
     Ok(report)
-}
-
-/// Takes the lock; a run that cannot begin is told like one that failed. That another run is at work is no failure.
-async fn lock(
-    setup: &Setup,
-    notifier: &Notifier,
-    wait: Duration,
-    log: &Tail,
-) -> Result<RunLock, Failure> {
-    let locked = setup.lock(wait).await;
-    if let Err((status, error)) = &locked
-        && *status != LOCKED
-    {
-        let message = Message::not_begun(&run_id(Utc::now()), error, log.text());
-        notifier.tell(&message, &setup.stop).await;
-    }
-    locked
 }
 
 /// The kinds that are asked for, of which at least one goes somewhere.
@@ -164,9 +122,4 @@ fn kinds(
         selected.join(", "),
         names.join(", ")
     ))
-}
-
-/// Sorts by time, and is told from another run of the same second.
-pub(super) fn run_id(now: DateTime<Utc>) -> String {
-    format!("{}-{:x}", now.format("%Y%m%dT%H%M%SZ"), std::process::id())
 }

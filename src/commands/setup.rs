@@ -18,6 +18,7 @@ use crate::guard;
 use crate::hooks;
 use crate::notify;
 use crate::progress::Show;
+use crate::projects;
 use crate::retention::RetentionPolicy;
 use crate::retry::{Patience, SHORT_PATIENCE};
 use crate::seal::Encryption;
@@ -37,6 +38,8 @@ pub struct Setup {
     pub hooks: hooks::Settings,
     /// `[notify]`.
     pub notify: notify::Settings,
+    /// `[projects]`, if there is one.
+    pub projects: Option<projects::Settings>,
     /// `[retention]`, if there is one.
     pub retention: Option<RetentionPolicy>,
     /// All configured destinations.
@@ -103,6 +106,7 @@ impl Setup {
                 guard: config.guard,
                 hooks: config.hooks,
                 notify: config.notify,
+                projects: config.projects,
                 retention: config.retention,
                 destinations: destinations.collect(),
                 selected,

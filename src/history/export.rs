@@ -11,8 +11,8 @@ const MOST: usize = 20;
 /// Of a path, a reason, a warning; in bytes. GitLab takes no longer path than this.
 const LONGEST: usize = 1_024;
 
-/// What is recorded of it.
-pub(super) fn entry(report: &ExportReport) -> Value {
+/// What is recorded of it, and told to programs.
+pub fn entry(report: &ExportReport) -> Value {
     let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
     let of = |status| {
         report

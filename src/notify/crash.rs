@@ -3,18 +3,20 @@
 //! [systemd.exec(5)](https://www.freedesktop.org/software/systemd/man/latest/systemd.exec.html).
 
 use crate::error::printable;
+use crate::job::Job;
 
 /// What a run ends with that has told how it ended, or has nothing to tell: that another one is at work.
 const TOLD: [&str; 6] = ["1", "3", "4", "129", "130", "143"];
 
-/// What is to be told, in words; none if the run has told it.
-pub fn reason(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+/// What is to be told, in words; none if the job has told it.
+pub fn reason(job: Job, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
     let value = |name: &str| {
         let value = variable(&format!("MONITOR_{name}")).filter(|value| !value.is_empty());
         value.map(|value| printable(&value))
     };
     let (code, status) = (value("EXIT_CODE"), value("EXIT_STATUS").unwrap_or_default());
     let result = value("SERVICE_RESULT");
+    let noun = job.noun();
     let why = match result.as_deref() {
         Some("oom-kill") => ": there was not enough memory",
         Some("timeout") => ": it took longer than systemd allows",
@@ -24,21 +26,20 @@ pub fn reason(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
     match (code.as_deref(), status.as_str()) {
         (Some("exited"), "0") => None,
         (Some("exited"), status) if TOLD.contains(&status) => None,
-        (Some("exited"), "2") => Some(
-            "the run ended with status 2: the configuration is wrong, so nothing was done"
-                .to_owned(),
-        ),
-        (Some("exited"), "101") => {
-            Some("the run ended by a fault of the program (status 101)".to_owned())
-        }
-        (Some("exited"), status) => Some(format!("the run ended with status {status}")),
+        (Some("exited"), "2") => Some(format!(
+            "the {noun} ended with status 2: the configuration is wrong, so nothing was done"
+        )),
+        (Some("exited"), "101") => Some(format!(
+            "the {noun} ended by a fault of the program (status 101)"
+        )),
+        (Some("exited"), status) => Some(format!("the {noun} ended with status {status}")),
         (Some("killed" | "dumped"), signal) => {
-            Some(format!("the run was killed by signal {signal}{why}"))
+            Some(format!("the {noun} was killed by signal {signal}{why}"))
         }
         // systemd could not start it.
         _ => Some(match result {
-            Some(result) => format!("the run crashed ({result}){why}"),
-            None => "the run crashed".to_owned(),
+            Some(result) => format!("the {noun} crashed ({result}){why}"),
+            None => format!("the {noun} crashed"),
         }),
     }
 }
@@ -92,7 +93,7 @@ mod tests {
                     _ => status.to_owned(),
                 })
             };
-            let told = reason(variable);
+            let told = reason(Job::Run, variable);
             match words {
                 Some(words) => assert!(
                     told.as_deref().is_some_and(|told| told.contains(words)),
@@ -101,6 +102,11 @@ mod tests {
                 None => assert_eq!(told, None, "{status}"),
             }
         }
-        assert_eq!(reason(|_| None).as_deref(), Some("the run crashed"));
+        for (job, told) in [
+            (Job::Run, "the run crashed"),
+            (Job::Projects, "the project export crashed"),
+        ] {
+            assert_eq!(reason(job, |_| None).as_deref(), Some(told));
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! What is told, whoever it is told to.
 
+mod export;
+
 use std::fmt::Write as _;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use crate::error::printable;
+use crate::job::Job;
 use crate::report::{RunReport, Status};
 
 /// How something ended, as far as it decides how loudly it is told.
@@ -50,16 +53,26 @@ impl Verdict {
     pub fn is_failure(self) -> bool {
         matches!(self, Verdict::Partial | Verdict::Failed)
     }
+
+    /// In a title.
+    fn words(self) -> &'static str {
+        match self {
+            Verdict::Ok => "ok",
+            Verdict::Recovered => "is well again",
+            Verdict::Partial => "done in part",
+            Verdict::Failed => "FAILED",
+        }
+    }
 }
 
 impl Message {
     /// Of a run that came to an end. `recovered`: the one before had failed.
     pub fn of_run(report: &RunReport, recovered: bool, log: String, now: DateTime<Utc>) -> Message {
-        let (verdict, words) = match report.status {
-            Status::Ok | Status::DryRun if recovered => (Verdict::Recovered, "is well again"),
-            Status::Ok | Status::DryRun => (Verdict::Ok, "ok"),
-            Status::Partial => (Verdict::Partial, "done in part"),
-            Status::Failed => (Verdict::Failed, "FAILED"),
+        let verdict = match report.status {
+            Status::Ok | Status::DryRun if recovered => Verdict::Recovered,
+            Status::Ok | Status::DryRun => Verdict::Ok,
+            Status::Partial => Verdict::Partial,
+            Status::Failed => Verdict::Failed,
         };
         let mut text = String::new();
         // What it is about comes first: a telephone shows the first line.
@@ -80,22 +93,24 @@ impl Message {
         }
         // A report holds nothing that cannot be written as JSON.
         let document = serde_json::to_value(report).unwrap_or_default();
-        Message::new(verdict, words, text, document)
+        Message::new(Job::Run, verdict, verdict.words(), text, document)
             .with_run(&report.run_id)
             .with_log(log)
     }
 
-    /// Of a run that could not begin.
-    pub fn not_begun(run_id: &str, error: &str, log: String) -> Message {
-        Message::failure(error).with_run(run_id).with_log(log)
+    /// Of a job that could not begin.
+    pub fn not_begun(job: Job, run_id: &str, error: &str, log: String) -> Message {
+        Message::failure(job, error).with_run(run_id).with_log(log)
     }
 
-    /// Of a run that could not tell anything itself.
-    pub fn crashed(reason: &str, now: DateTime<Utc>) -> Message {
+    /// Of a job that could not tell anything itself.
+    pub fn crashed(job: Job, reason: &str, now: DateTime<Utc>) -> Message {
         let at = now.to_rfc3339_opts(SecondsFormat::Secs, true);
-        let hint = "what was uploaded is kept, and the next run goes on there; \
-                    journalctl -u gitlab-pi-backup shows what it said";
-        Message::failure(&format!("{reason} (found at {at})\n  {hint}"))
+        let (noun, unit) = (job.noun(), job.unit());
+        let hint = format!(
+            "what was uploaded is kept, and the next {noun} goes on there; journalctl -u {unit} shows what it said"
+        );
+        Message::failure(job, &format!("{reason} (found at {at})\n  {hint}"))
     }
 
     /// Of a rehearsal that did not prove a backup; `restorable` is none if it could not be read to its end.
@@ -105,7 +120,7 @@ impl Message {
             Some(false) => "NOT RESTORABLE",
             None => "rehearsal FAILED",
         };
-        Message::new(Verdict::Failed, words, text, document)
+        Message::new(Job::Run, Verdict::Failed, words, text, document)
     }
 
     /// To see whether messages arrive.
@@ -123,19 +138,21 @@ impl Message {
         let error = failure.then_some("this is a test; no backup has failed");
         let document =
             json!({ "command": "notify", "status": status, "error": error, "test": true });
-        Message::new(verdict, words, text.to_owned(), document)
+        Message::new(Job::Run, verdict, words, text.to_owned(), document)
     }
 
-    fn failure(error: &str) -> Message {
-        let document = json!({ "command": "run", "status": "failed", "error": error });
-        Message::new(Verdict::Failed, "FAILED", format!("{error}\n"), document)
+    fn failure(job: Job, error: &str) -> Message {
+        let document = json!({ "command": job.command(), "status": "failed", "error": error });
+        let verdict = Verdict::Failed;
+        let text = format!("{error}\n");
+        Message::new(job, verdict, verdict.words(), text, document)
     }
 
-    fn new(verdict: Verdict, words: &str, text: String, document: Value) -> Message {
+    fn new(job: Job, verdict: Verdict, words: &str, text: String, document: Value) -> Message {
         let machine = machine();
         Message {
             verdict,
-            title: format!("GitLab backup on {machine}: {words}"),
+            title: format!("{} on {machine}: {words}", job.title()),
             text,
             log: String::new(),
             document,
@@ -182,6 +199,12 @@ pub fn machine() -> String {
     } else {
         name
     }
+}
+
+/// The lines of an error as one, without what would steer a terminal.
+fn lines_of(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    printable(&lines.collect::<Vec<_>>().join(": "))
 }
 
 /// At most so many bytes from the beginning, in whole characters.

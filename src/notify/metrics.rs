@@ -4,6 +4,8 @@
 //! that is stored stays the newest that is stored. Names and units follow
 //! <https://prometheus.io/docs/practices/naming/>.
 
+mod exports;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
@@ -13,7 +15,7 @@ use chrono::{DateTime, Utc};
 
 use crate::archive::ArchiveKind;
 use crate::error::{Error, ErrorKind};
-use crate::history::past::{PastRehearsal, PastRun};
+use crate::history::past::{PastExport, PastRehearsal, PastRun};
 use crate::state::{can_publish, publish};
 
 /// Where a rehearsal read this machine's own archives.
@@ -45,14 +47,22 @@ fn failed(path: &Path, error: &io::Error) -> Error {
     }
 }
 
-/// What the history tells; the last of `runs` is the one that has just ended. Of what is no longer configured only the
-/// last run tells: an archive that nobody renews would look like one that is late, for years.
-pub fn text(
-    runs: &[PastRun],
-    rehearsals: &[PastRehearsal],
-    destinations: &[(String, Vec<ArchiveKind>)],
-) -> String {
+/// What the history holds, the oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    /// With the one that has just ended.
+    pub runs: Vec<PastRun>,
+    /// Of any place.
+    pub rehearsals: Vec<PastRehearsal>,
+    /// Of projects, with the one that has just ended; none where projects are no longer exported.
+    pub exports: Vec<PastExport>,
+}
+
+/// What the history tells. Of what is no longer configured only the last run tells: an archive that nobody renews
+/// would look like one that is late, for years.
+pub fn text(past: &Past, destinations: &[(String, Vec<ArchiveKind>)]) -> String {
     let mut text = String::new();
+    let (runs, rehearsals) = (&past.runs, &past.rehearsals);
     if let Some(run) = runs.last() {
         last_run(&mut text, run);
         uploads(&mut text, run);
@@ -74,6 +84,7 @@ pub fn text(
     rehearsed(&mut text, rehearsals, |destination| {
         destination == LOCAL || destinations.iter().any(|(name, _)| name == destination)
     });
+    exports::exports(&mut text, &past.exports);
     text
 }
 
@@ -262,6 +273,14 @@ mod tests {
     use crate::history::past;
     use serde_json::{Value, json};
 
+    fn read(entries: &[Value]) -> Past {
+        Past {
+            runs: past::runs(entries),
+            rehearsals: past::rehearsals(entries),
+            exports: past::exports(entries),
+        }
+    }
+
     fn run(end: &str, status: &str, exit: u8, archives: &Value) -> Value {
         json!({ "command": "run", "run_id": end, "status": status, "exit": exit, "archives": archives,
             "started_at": "2023-12-16T20:00:00Z", "finished_at": end })
@@ -296,8 +315,7 @@ mod tests {
                 "finished_at": "2023-12-16T22:00:00Z" }),
         ];
         let text = text(
-            &past::runs(&entries),
-            &past::rehearsals(&entries),
+            &read(&entries),
             &[("drop\"box\\\n".to_owned(), ArchiveKind::ALL.to_vec())],
         );
         let at = "{kind=\"data\",destination=\"drop\\\"box\\\\\\n\"}";
@@ -333,8 +351,12 @@ mod tests {
 
     #[test]
     fn an_empty_history_has_no_metrics() {
-        assert_eq!(text(&[], &[], &[]), "");
-        let text = text(&[PastRun::default()], &[], &[]);
+        assert_eq!(text(&Past::default(), &[]), "");
+        let past = Past {
+            runs: vec![PastRun::default()],
+            ..Past::default()
+        };
+        let text = text(&past, &[]);
         assert_eq!(text, "");
     }
 
@@ -353,9 +375,8 @@ mod tests {
             json!({ "command": "rehearse", "backup_id": "b", "destination": "former", "restorable": true,
                 "finished_at": "2023-12-13T12:00:00Z" }),
         ];
-        let (runs, rehearsals) = (past::runs(&entries), past::rehearsals(&entries));
         let known = [("pi".to_owned(), vec![ArchiveKind::Data])];
-        let text = text(&runs, &rehearsals, &known);
+        let text = text(&read(&entries), &known);
         assert!(
             !text.contains("former") && !text.contains("rehearsal"),
             "{text}"

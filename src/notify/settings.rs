@@ -165,6 +165,15 @@ impl Settings {
             && self.metrics_file.is_none()
     }
 
+    /// The same for another job, whose health check is its own: pings of one job would hide that another fails.
+    #[must_use]
+    pub fn with_healthcheck(&self, healthcheck: Option<Address>) -> Settings {
+        Settings {
+            healthcheck,
+            ..self.clone()
+        }
+    }
+
     /// The longest that all targets together may take.
     pub fn in_all(&self) -> Duration {
         self.timeout * 3
@@ -172,7 +181,7 @@ impl Settings {
 }
 
 /// An address; an empty one is none, so that a variable can switch a target off.
-fn address(section: &mut Section<'_>, key: &str) -> Option<Address> {
+pub fn address(section: &mut Section<'_>, key: &str) -> Option<Address> {
     let text = section.secret(key)?;
     match Address::new(text) {
         Ok(address) => address,

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 
+use crate::notify::address::Address;
+use crate::notify::settings::address;
 use crate::projects::name::Template;
 use crate::settings::Section;
 use crate::units::{Quota, Span};
@@ -47,6 +49,8 @@ pub struct Settings {
     pub download_limit: Quota,
     /// So long an export may take to be made.
     pub timeout: Duration,
+    /// Of a check of its own: pings of the exports would hide that runs fail.
+    pub healthcheck: Option<Address>,
 }
 
 impl Settings {
@@ -105,6 +109,7 @@ impl Settings {
         let direct = section.get("direct").unwrap_or(true);
         let export_limit = section.get("export_limit");
         let download_limit = section.get("download_limit");
+        let healthcheck = address(section, "healthcheck_url");
         Some(Settings {
             destination: destination?,
             groups,
@@ -120,6 +125,7 @@ impl Settings {
             export_limit: export_limit.unwrap_or(Quota(Some((6, minute)))),
             download_limit: download_limit.unwrap_or(Quota(Some((1, minute)))),
             timeout,
+            healthcheck,
         })
     }
 }

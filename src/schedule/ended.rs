@@ -5,17 +5,19 @@ use std::time::Duration;
 
 use super::installed::has_systemd;
 use super::program::run;
-use super::units::SERVICE;
+use super::units::service_of;
+use crate::job::Job;
 
 const NOT_LONG: Duration = Duration::from_secs(10);
 
 /// What later versions hand over: the names of variables, and their values. Empty where systemd cannot be asked.
-pub fn ended() -> Vec<(&'static str, String)> {
+pub fn ended(job: Job) -> Vec<(&'static str, String)> {
     if !has_systemd() {
         return Vec::new();
     }
     let properties = "--property=Result,ExecMainCode,ExecMainStatus";
-    let arguments = ["show", SERVICE, properties, "--no-pager"];
+    let service = service_of(job);
+    let arguments = ["show", &service, properties, "--no-pager"];
     match run("systemctl", &arguments, None, NOT_LONG) {
         Ok(ended) if ended.status.success() => understand(&String::from_utf8_lossy(&ended.out)),
         _ => Vec::new(),
@@ -48,7 +50,7 @@ mod tests {
     fn a_run_that_told_how_it_ended_is_told_from_one_that_was_killed() {
         let told = |text: &str| {
             let told = understand(text);
-            reason(|name| {
+            reason(Job::Run, |name| {
                 let mut told = told.iter();
                 told.find(|(key, _)| *key == name)
                     .map(|(_, value)| value.clone())

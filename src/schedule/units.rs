@@ -6,10 +6,15 @@
 use std::path::Path;
 
 use super::{Calendar, Job};
+use crate::job;
 
 /// The timer, and what it starts.
 pub(super) const TIMER: &str = "gitlab-pi-backup.timer";
 pub(super) const SERVICE: &str = "gitlab-pi-backup.service";
+/// What the timer of a job starts.
+pub(super) fn service_of(job: job::Job) -> String {
+    format!("{}.service", job.unit())
+}
 /// Tells of a run that was killed.
 const CRASHED: &str = "gitlab-pi-backup-crashed.service";
 /// Every file of ours begins with this.
