@@ -31,9 +31,11 @@ use crate::destination::Destination;
 use crate::doctor::configuration::{Configuration, Environment};
 use crate::doctor::schedule::{Plan, Target};
 use crate::gitlab::api::Api;
+use crate::doctor::schedule::{Exports, Plan, Target};
 use crate::gitlab::host;
 use crate::history;
-use crate::history::past::{self, PastRun};
+use crate::history::past::{self, PastExport, PastRun};
+use crate::job::Job;
 use crate::local::find_archives;
 use crate::report::Status;
 use crate::state::StateDir;
@@ -115,6 +117,8 @@ pub struct Subject<'a> {
     pub state: &'a StateDir,
     /// What starts runs; the error says what could not be asked.
     pub plan: Result<Option<Plan>, String>,
+    /// Exports of projects.
+    pub exports: Exports,
     /// Where mail programs are looked for, beside the places where they always are.
     pub path: Option<std::ffi::OsString>,
     /// How this program is called, for what comes next.
@@ -143,6 +147,7 @@ pub struct Examination {
 /// What is known of earlier runs.
 struct Past {
     runs: Vec<PastRun>,
+    exports: Vec<PastExport>,
     /// How many lines of the history cannot be understood.
     damaged: usize,
     /// How large the last archive of each kind was, in bytes.
@@ -184,7 +189,29 @@ pub async fn examine(
     checks.push(clock::check(subject, &past.runs, now));
     checks.extend(state::checks(subject.state, &past, holder, plan, now));
     checks.extend(schedule::checks(subject, &targets, &past.runs, now));
-    Examination::new(checks, &past.runs, &subject.plan, subject.program)
+    checks.extend(schedule::last_export(&subject.exports, &past.exports, now));
+    Examination::new(checks, subject.next(&past), subject.program)
+}
+
+impl Subject<'_> {
+    /// The command to type next on the way to jobs that start by themselves, if every check passes.
+    fn next(&self, past: &Past) -> Option<&'static str> {
+        let kinds = self
+            .destinations
+            .iter()
+            .any(|place| !place.kinds().is_empty());
+        // A machine may only export projects.
+        let makes_backups = kinds || !self.exports.is_configured;
+        let has_never = |job: &Job| match job {
+            Job::Run => makes_backups && past.runs.is_empty(),
+            Job::Projects => self.exports.is_configured && past.exports.is_empty(),
+        };
+        if let Some(job) = Job::ALL.into_iter().find(has_never) {
+            return Some(job.command());
+        }
+        let is_planned = !makes_backups && self.exports.plan.is_some();
+        (!is_planned && matches!(self.plan, Ok(None))).then_some("schedule install")
+    }
 }
 
 impl Past {
@@ -202,6 +229,7 @@ impl Past {
         Past {
             sizes: sizes.filter_map(|kind| Some((kind, size(kind)?))).collect(),
             runs: past::runs(&entries),
+            exports: past::exports(&entries),
             damaged,
             fault,
         }
@@ -209,12 +237,7 @@ impl Past {
 }
 
 impl Examination {
-    fn new(
-        checks: Vec<Check>,
-        runs: &[PastRun],
-        plan: &Result<Option<Plan>, String>,
-        program: &str,
-    ) -> Examination {
+    fn new(checks: Vec<Check>, next: Option<&'static str>, program: &str) -> Examination {
         let mut failed = checks
             .iter()
             .filter(|check| check.status == CheckStatus::Failed);
@@ -222,12 +245,7 @@ impl Examination {
             let detail = check.detail.lines().next().unwrap_or_default();
             format!("{}: {detail}", check.check)
         });
-        let next = match plan {
-            _ if error.is_some() => None,
-            _ if runs.is_empty() => Some("run"),
-            Ok(None) => Some("schedule install"),
-            _ => None,
-        };
+        let next = next.filter(|_| error.is_none());
         let next = next.map(|next| format!("{program} {next}"));
         let status = if error.is_some() {
             Status::Failed
@@ -310,40 +328,12 @@ fn indented(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn run(status: &str) -> PastRun {
-        PastRun {
-            status: status.to_owned(),
-            ..PastRun::default()
-        }
-    }
-
     #[test]
-    fn what_comes_next_follows_from_what_was() {
-        let plan = || {
-            Ok(Some(Plan {
-                manager: crate::schedule::Manager::Cron,
-                longest_gap: None,
-                next: None,
-                faults: Vec::new(),
-            }))
-        };
-        let bad = || vec![Check::failed("disk", "full\n  make room")];
-        for (checks, runs, plan, next) in [
-            (Vec::new(), vec![], Ok(None), Some("x run")),
-            (Vec::new(), vec![], plan(), Some("x run")),
-            (
-                Vec::new(),
-                vec![run("ok")],
-                Ok(None),
-                Some("x schedule install"),
-            ),
-            (Vec::new(), vec![run("ok")], plan(), None),
-            (bad(), vec![], Ok(None), None),
-        ] {
-            assert_eq!(
-                Examination::new(checks, &runs, &plan, "x").next.as_deref(),
-                next
-            );
+    fn nothing_comes_next_while_something_is_wrong() {
+        let bad = vec![Check::failed("disk", "full\n  make room")];
+        for (checks, next) in [(Vec::new(), Some("x run")), (bad, None)] {
+            let examination = Examination::new(checks, Some("run"), "x");
+            assert_eq!(examination.next.as_deref(), next);
         }
     }
 
@@ -353,7 +343,7 @@ mod tests {
             Check::ok("lock", "free"),
             Check::failed("disk", "full\n  make room,\n  or buy one"),
         ];
-        let examination = Examination::new(checks, &[], &Ok(None), "x");
+        let examination = Examination::new(checks, None, "x");
         assert_eq!(examination.error.as_deref(), Some("disk: full"));
         let expected = "ok       lock              free\n\
              FAILED   disk              full\n         make room,\n         or buy one\n\

@@ -1,4 +1,4 @@
-//! What starts runs by itself: a systemd timer, or a marked block in root's crontab.
+//! What starts jobs by itself: systemd timers, or a marked block in root's crontab.
 
 mod calendar;
 mod clock;
@@ -18,12 +18,13 @@ use chrono::{DateTime, Local, Utc};
 use rustix::process::geteuid;
 use serde::Serialize;
 
+use crate::job::Job;
 use crate::report::{Status, rfc3339_or_null};
 
 pub use crate::schedule::calendar::Calendar;
 pub use crate::schedule::clock::await_clock;
 pub use crate::schedule::ended::ended;
-pub use crate::schedule::installed::{again, installed};
+pub use crate::schedule::installed::{again, installed, of};
 pub use crate::schedule::service::Service;
 
 /// Who starts runs.
@@ -36,22 +37,38 @@ pub enum Manager {
     Cron,
 }
 
-/// A schedule that was found on this machine.
+/// Behind a command where there are several jobs: they take turns, and none is given up because another one is long.
+const WAIT: &str = " --wait 12h";
+
+/// A schedule of a job that was found on this machine.
 #[derive(Clone, Debug)]
 pub struct Installed {
-    /// Who starts runs.
+    /// What is started.
+    pub job: Job,
+    /// Who starts it.
     pub manager: Manager,
     /// When.
     pub calendar: Calendar,
-    /// Why it would not start any: the timer is not enabled, the program is gone. In words, with the way out.
+    /// Why it would not be started: the timer is not enabled, the program is gone. In words, with the way out.
     pub faults: Vec<String>,
-    /// What systemd lets the runs do; none where cron starts them.
+    /// What systemd lets it do; none where cron starts it.
     pub service: Option<Service>,
+}
+
+/// A job, and when it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The job.
+    pub job: Job,
+    /// When.
+    pub calendar: Calendar,
 }
 
 /// What is started, and what it needs.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub struct Order {
+    /// The jobs, at least one.
+    pub starts: Vec<Start>,
     /// The absolute path of the program.
     pub program: String,
     /// The configuration, if it is not the usual one.
@@ -64,6 +81,14 @@ pub struct Job {
     pub writable: Vec<PathBuf>,
     /// Secrets that systemd hands over.
     pub credentials: Vec<Credential>,
+}
+
+impl Order {
+    /// The arguments with which a job is started.
+    fn arguments(&self, job: Job) -> String {
+        let wait = if self.starts.len() > 1 { WAIT } else { "" };
+        format!("{}{wait}", job.command())
+    }
 }
 
 /// A secret that systemd hands over.
@@ -88,11 +113,13 @@ pub struct Report {
     pub action: &'static str,
     /// Who starts runs; none after they were taken away.
     pub manager: Option<Manager>,
-    /// When, in the form of whoever starts them.
+    /// When the first of the jobs is started, in the form of whoever starts it.
     pub calendar: Vec<String>,
     /// The next time.
     #[serde(serialize_with = "rfc3339_or_null")]
     pub next_run: Option<DateTime<Utc>>,
+    /// One row for each job.
+    pub jobs: Vec<JobReport>,
     /// What was written, or would be.
     pub files: Vec<FileReport>,
     /// Whether anything was.
@@ -101,6 +128,18 @@ pub struct Report {
     pub notes: Vec<String>,
     /// None: what fails has no report.
     pub error: Option<String>,
+}
+
+/// A job that is started.
+#[derive(Debug, Serialize)]
+pub struct JobReport {
+    /// Its command.
+    pub job: &'static str,
+    /// When, in the form of whoever starts it.
+    pub calendar: Vec<String>,
+    /// The next time.
+    #[serde(serialize_with = "rfc3339_or_null")]
+    pub next_run: Option<DateTime<Utc>>,
 }
 
 /// A file of a schedule.
@@ -141,6 +180,7 @@ impl Report {
             manager: None,
             calendar: Vec::new(),
             next_run: None,
+            jobs: Vec::new(),
             files: Vec::new(),
             changed: false,
             notes: Vec::new(),
@@ -173,42 +213,38 @@ pub fn usual_manager() -> Result<Manager, String> {
 
 /// What [`install`] would write. `packaged`: the units as a package brings them, wherever this is.
 pub fn show(
-    job: &Job,
-    calendar: &Calendar,
+    order: &Order,
     manager: Manager,
     packaged: bool,
     now: DateTime<Utc>,
 ) -> Result<Report, String> {
-    let mut report = begin("show", calendar, manager, now)?;
+    let mut report = begin("show", order, manager, now)?;
     match manager {
         Manager::Systemd if packaged => {
-            for (name, text) in units::units(job, calendar, true) {
+            for (name, text) in units::units(order, true) {
                 let path = Path::new("/usr/lib/systemd/system").join(name);
                 report.file(path, Some(text), Change::Planned);
             }
         }
-        Manager::Systemd => systemd::show(job, calendar, &mut report),
-        Manager::Cron => cron::show(job, calendar, &mut report)?,
+        Manager::Systemd => systemd::show(order, &mut report),
+        Manager::Cron => cron::show(order, &mut report)?,
     }
     Ok(report)
 }
 
 /// Writes it and switches it on; whatever else of ours started runs is taken away. Doing so twice changes nothing.
-pub fn install(
-    job: &Job,
-    calendar: &Calendar,
-    manager: Manager,
-    now: DateTime<Utc>,
-) -> Result<Report, String> {
-    let mut report = begin("install", calendar, manager, now)?;
-    if report.next_run.is_none() {
+pub fn install(order: &Order, manager: Manager, now: DateTime<Utc>) -> Result<Report, String> {
+    let mut report = begin("install", order, manager, now)?;
+    let never = report.jobs.iter().find(|job| job.next_run.is_none());
+    if let Some(never) = never {
+        let calendar = never.calendar.join(" and ");
         return Err(format!("{calendar}: no such time comes any more"));
     }
     // Only for a note: what cannot be asked hinders nothing.
-    let before = installed().ok().flatten().map(|before| before.calendar);
+    let before = installed().unwrap_or_default();
     match manager {
         Manager::Systemd => {
-            systemd::install(job, calendar, &mut report)?;
+            systemd::install(order, &mut report)?;
             if installed::has_cron() {
                 cron::remove(
                     &mut report,
@@ -217,18 +253,22 @@ pub fn install(
             }
         }
         Manager::Cron => {
-            cron::install(job, calendar, &mut report)?;
+            cron::install(order, &mut report)?;
             systemd::remove(
                 &mut report,
                 "the systemd timer would start runs, too: it is taken away",
             )?;
         }
     }
-    let before = before.filter(|before| before != calendar);
-    if let Some(at) = before.and_then(|before| before.as_argument()) {
-        report.notes.push(format!(
-            "until now runs started at {at}; `schedule install --at '{at}'` brings that back"
-        ));
+    for before in before {
+        let start = order.starts.iter().find(|start| start.job == before.job);
+        let other = start.filter(|start| start.calendar != before.calendar);
+        if let Some(at) = other.and_then(|_| before.calendar.as_argument()) {
+            let (noun, option) = (before.job.noun(), installed::option(before.job));
+            report.notes.push(format!(
+                "until now {noun}s started at {at}; `schedule install {option} '{at}'` brings that back"
+            ));
+        }
     }
     Ok(report)
 }
@@ -247,20 +287,30 @@ pub fn remove(manager: Option<Manager>) -> Result<Report, String> {
 
 fn begin(
     action: &'static str,
-    calendar: &Calendar,
+    order: &Order,
     manager: Manager,
     now: DateTime<Utc>,
 ) -> Result<Report, String> {
-    let next = calendar.next_after(&now.with_timezone(&Local));
-    Ok(Report {
+    let mut report = Report {
         manager: Some(manager),
-        calendar: match manager {
-            Manager::Systemd => calendar.to_systemd(),
-            Manager::Cron => calendar.to_cron()?,
-        },
-        next_run: next.map(|next| next.with_timezone(&Utc)),
         ..Report::new(action)
-    })
+    };
+    for Start { job, calendar } in &order.starts {
+        let next = calendar.next_after(&now.with_timezone(&Local));
+        report.jobs.push(JobReport {
+            job: job.command(),
+            calendar: match manager {
+                Manager::Systemd => calendar.to_systemd(),
+                Manager::Cron => calendar.to_cron()?,
+            },
+            next_run: next.map(|next| next.with_timezone(&Utc)),
+        });
+    }
+    if let Some(first) = report.jobs.first() {
+        report.calendar.clone_from(&first.calendar);
+        report.next_run = first.next_run;
+    }
+    Ok(report)
 }
 
 /// What `action`, `install` or `remove`, needs; the error says how it is done.

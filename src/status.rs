@@ -4,6 +4,7 @@
 //! rehearsals failed. Complete means what it means in [`crate::catalog`]; what happened at a destination behind the
 //! history's back only the destination itself can tell.
 
+mod exports;
 mod health;
 mod past;
 mod remote;
@@ -14,12 +15,12 @@ use chrono::{DateTime, Local, TimeDelta, Utc};
 
 use crate::archive::ArchiveKind;
 use crate::catalog::{Catalog, failed_rehearsal};
-use crate::history::past::{PastRehearsal, PastRun};
+use crate::history::past::{PastExport, PastRehearsal, PastRun};
 use crate::schedule::Installed;
 use crate::status::past::Stored;
 use crate::units::Span;
 
-pub use crate::status::health::{Health, LastRehearsal, LastRun, Place};
+pub use crate::status::health::{Health, LastRehearsal, LastRun, Place, Projects};
 
 const DAY: Duration = Duration::from_hours(24);
 /// How old the newest complete backup may be where nothing tells how often runs start: twice a week, and a day.
@@ -37,8 +38,28 @@ pub struct Known<'a> {
     pub destinations: &'a [(String, Vec<ArchiveKind>)],
     /// What starts runs.
     pub schedule: Option<&'a Installed>,
-    /// How old the newest complete backup may be; none: as the schedule says.
+    /// How old the newest complete backup, and the last good export, may be; none: as the schedule says.
     pub max_age: Option<Duration>,
+    /// The exports of projects.
+    pub exports: Exports<'a>,
+}
+
+/// What is known of the exports of projects.
+#[derive(Clone, Copy, Default)]
+pub struct Exports<'a> {
+    /// Whether any are to be made.
+    pub is_configured: bool,
+    /// The oldest first.
+    pub past: &'a [PastExport],
+    /// What starts them.
+    pub schedule: Option<&'a Installed>,
+}
+
+impl Known<'_> {
+    /// Whether GitLab is to be backed up as a whole; if not, this machine only exports projects.
+    pub fn wants_backups(&self) -> bool {
+        !self.exports.is_configured || !wanted(self.destinations).is_empty()
+    }
 }
 
 /// How old the newest complete backup may be: as given, else the schedule's longest interval and a day.
@@ -57,15 +78,19 @@ pub fn judge(known: &Known<'_>, now: DateTime<Utc>) -> Health {
     let stored = Stored::read(known.runs, known.rehearsals);
     let mut health = conclude(known, &stored.evidence(known.destinations, now), now);
     let mut reasons = Vec::new();
-    if known.runs.is_empty() {
+    if known.wants_backups() && known.runs.is_empty() {
         reasons.push(never_ran(health.next_run));
-    } else {
+    } else if known.wants_backups() {
         reasons.append(&mut health.reasons);
         reasons.extend(failed_run(&health));
     }
     let begun = known.runs.last().and_then(|run| run.started_at);
     if let Some(begun) = begun.filter(|begun| *begun - now > CLOCK_SLACK) {
         reasons.insert(0, behind(begun));
+    }
+    if let Some((projects, why)) = exports::judge(&known.exports, known.max_age, now) {
+        health.projects = Some(projects);
+        reasons.extend(why);
     }
     health.healthy = reasons.is_empty();
     health.reasons = reasons;
@@ -81,6 +106,11 @@ pub fn judge_stored(known: &Known<'_>, catalogs: &[Catalog], now: DateTime<Utc>)
     );
     let run = failed_run(&health);
     health.remarks.extend(run);
+    // Only the history knows of them.
+    if let Some((projects, why)) = exports::judge(&known.exports, known.max_age, now) {
+        health.projects = Some(projects);
+        health.remarks.extend(why);
+    }
     health
 }
 
@@ -144,6 +174,7 @@ fn conclude(known: &Known<'_>, evidence: &Evidence, now: DateTime<Utc>) -> Healt
         next_run: next_run(known.schedule, now),
         last_run: known.runs.last().map(last_run),
         last_rehearsal: known.rehearsals.last().map(last_rehearsal),
+        projects: None,
         destinations: places.collect(),
         reasons,
         remarks: Vec::new(),
@@ -334,6 +365,7 @@ mod tests {
             destinations,
             schedule: None,
             max_age: Some(DAY * u32::try_from(days).expect("few")),
+            exports: Exports::default(),
         };
         judge(&known, DateTime::from_timestamp(NOW, 0).expect("a time"))
     }

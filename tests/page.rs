@@ -16,7 +16,7 @@ use chrono::{FixedOffset, TimeDelta, Utc};
 use gitlab_pi_backup::archive::ArchiveKind;
 use gitlab_pi_backup::history::past::{rehearsals, runs};
 use gitlab_pi_backup::page::{Facts, html};
-use gitlab_pi_backup::status::{Health, Known, judge};
+use gitlab_pi_backup::status::{Exports, Health, Known, judge};
 use past::{backup_id, now, rehearsal, year};
 use serde_json::{Value, json};
 use support::dropbox::{Dropbox, Options};
@@ -42,6 +42,7 @@ fn timed(entries: &[Value], change: impl Fn(&mut Health)) -> (String, Duration) 
         destinations: &destinations,
         schedule: None,
         max_age: Some(Duration::from_hours(96)),
+        exports: Exports::default(),
     };
     let mut health = judge(&known, now());
     change(&mut health);
@@ -339,6 +340,7 @@ fn days_are_those_of_the_people_who_read_it() {
         destinations: &[],
         schedule: None,
         max_age: None,
+        exports: Exports::default(),
     };
     let facts = Facts {
         health: &judge(&known, now()),

@@ -9,7 +9,7 @@ use std::time::Instant;
 use chrono::{DateTime, TimeDelta, Utc};
 use gitlab_pi_backup::archive::ArchiveKind;
 use gitlab_pi_backup::history::past::{rehearsals, runs};
-use gitlab_pi_backup::status::{Known, judge};
+use gitlab_pi_backup::status::{Exports, Known, judge};
 use serde_json::{Value, json};
 use support::backup::RealBackup;
 use support::dropbox::{Dropbox, Options};
@@ -458,6 +458,7 @@ fn any_history_is_judged_as_a_slow_reader_would() {
             destinations,
             schedule: None,
             max_age: Some(std::time::Duration::from_hours(24 * 365 * 50)),
+            exports: Exports::default(),
         };
         let now = DateTime::from_timestamp(1_800_000_000, 0).expect("a time");
         let health = judge(&known, now);

@@ -74,6 +74,9 @@ pub struct ScheduleArgs {
     /// When: in systemd's calendar form or in cron's
     #[arg(long, value_name = "SPEC", default_value = "Wed,Sat 04:00")]
     pub at: String,
+    /// When exports of projects start, if any are configured [default: as the runs, an hour later]
+    #[arg(long, value_name = "SPEC", conflicts_with = "packaged")]
+    pub projects_at: Option<String>,
     /// The program that is started, for whoever builds a package [default: this one]
     #[arg(long, value_name = "FILE", hide = true)]
     pub program: Option<PathBuf>,

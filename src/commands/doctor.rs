@@ -22,9 +22,11 @@ use crate::cli::upkeep::DoctorArgs;
 use crate::cli::{Global, LogFormat};
 use crate::config::{self, Config, DEFAULT_PATH, Look};
 use crate::doctor::configuration::{Configuration, Environment, telling};
-use crate::doctor::schedule::{Plan, Target};
+use crate::doctor::schedule::{Exports, Plan, Target};
+
 use crate::doctor::{Examination, Subject, examine};
 use crate::gitlab::api::Api;
+use crate::job::Job;
 use crate::login;
 use crate::notify::{self, reachable, usable};
 use crate::schedule::{self, Installed, again};
@@ -56,12 +58,29 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
     let api = api(&config);
     let (examination, stopped) = Setup::carry_out(global, (config, Vec::new()), async |setup| {
         let now = Utc::now();
-        let plan = schedule::installed().map(|installed| {
-            installed.map(|mut installed| {
-                installed.faults.extend(outdated(&installed, &path, &setup));
-                Plan::of(&installed, &now.with_timezone(&Local))
-            })
+        let found = schedule::installed().map(|mut found| {
+            let times: Vec<_> = found
+                .iter()
+                .map(|one| (one.job, one.calendar.clone()))
+                .collect();
+            let again = again(times.iter().map(|(job, calendar)| (*job, calendar)));
+            for one in &mut found {
+                let fault = outdated(one, &path, &setup, &again);
+                one.faults.extend(fault);
+            }
+            found
         });
+        let plan_of = |found: &Vec<Installed>, job: Job| {
+            schedule::of(found, job).map(|one| Plan::of(one, &now.with_timezone(&Local)))
+        };
+        let exports = Exports {
+            is_configured: setup.projects.is_some(),
+            plan: found
+                .as_ref()
+                .ok()
+                .and_then(|found| plan_of(found, Job::Projects)),
+        };
+        let plan = found.map(|found| plan_of(&found, Job::Run));
         let subject = Subject {
             configuration: Configuration {
                 path: &path,
@@ -78,6 +97,7 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
             destinations: &setup.destinations,
             state: &setup.state,
             plan,
+            exports,
             path: std::env::var_os("PATH"),
             program: &program,
             offline: arguments.offline,
@@ -123,11 +143,10 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
 }
 
 /// A fault if the service cannot write what the configuration, changed since, wants it to.
-fn outdated(installed: &Installed, path: &Path, setup: &Setup) -> Option<String> {
+fn outdated(installed: &Installed, path: &Path, setup: &Setup, again: &str) -> Option<String> {
     let config = (path != Path::new(DEFAULT_PATH)).then_some(path);
-    let again = again(&installed.calendar);
     let service = installed.service.as_ref()?;
-    service.lacks(config, &written(setup), &again)
+    service.lacks(config, &written(setup, installed.job), again)
 }
 
 /// Who is told how a run ended, and whether each can be reached.

@@ -6,11 +6,12 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::archive::ArchiveKind;
-use crate::history::past::{PastRehearsal, PastRun, rehearsals, runs};
+use crate::history::past::{PastExport, PastRehearsal, PastRun, exports, rehearsals, runs};
 use crate::history::read_and_count_damage;
+use crate::job::Job;
 use crate::schedule::{self, Installed};
 use crate::state::StateDir;
-use crate::status::Known;
+use crate::status::{Exports, Known};
 
 /// What was found.
 pub(super) struct Found {
@@ -18,17 +19,21 @@ pub(super) struct Found {
     pub(super) history: io::Result<(Vec<Value>, usize)>,
     pub(super) runs: Vec<PastRun>,
     pub(super) rehearsals: Vec<PastRehearsal>,
-    /// What starts runs; or what could not be asked.
-    pub(super) schedule: Result<Option<Installed>, String>,
+    pub(super) exports: Vec<PastExport>,
+    /// What starts jobs; or what could not be asked.
+    pub(super) schedule: Result<Vec<Installed>, String>,
+    /// Whether projects are exported.
+    has_exports: bool,
     destinations: Vec<(String, Vec<ArchiveKind>)>,
 }
 
 impl Found {
     /// Reads the history and asks what starts runs. The destinations are those of the configuration, each with the
-    /// kinds that it gets; they are not asked.
+    /// kinds that it gets; they are not asked. `has_exports`: whether it says that projects are exported.
     pub(super) fn look<'a>(
         state: &StateDir,
         destinations: impl Iterator<Item = (&'a str, &'a [ArchiveKind])>,
+        has_exports: bool,
     ) -> Found {
         let history = read_and_count_damage(state);
         let entries = history.as_ref().map_or(&[][..], |(entries, _)| entries);
@@ -36,10 +41,17 @@ impl Found {
         Found {
             runs: runs(entries),
             rehearsals: rehearsals(entries),
+            exports: exports(entries),
             history,
             schedule: schedule::installed(),
             destinations: destinations.collect(),
+            has_exports,
         }
+    }
+
+    /// What starts a job, if that is known.
+    pub(super) fn schedule_of(&self, job: Job) -> Option<&Installed> {
+        schedule::of(self.schedule.as_ref().ok()?, job)
     }
 
     /// As it is judged.
@@ -48,8 +60,13 @@ impl Found {
             runs: &self.runs,
             rehearsals: &self.rehearsals,
             destinations: &self.destinations,
-            schedule: self.schedule.as_ref().ok().and_then(Option::as_ref),
+            schedule: self.schedule_of(Job::Run),
             max_age,
+            exports: Exports {
+                is_configured: self.has_exports,
+                past: &self.exports,
+                schedule: self.schedule_of(Job::Projects),
+            },
         }
     }
 }

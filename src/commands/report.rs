@@ -47,6 +47,7 @@ pub fn run(global: &Global, arguments: &ReportArgs) -> Result<ExitStatus, Failur
     let html = html(
         &StateDir::new(&config.state_dir),
         destinations.map(|known: &Settings| (known.name.as_str(), known.kinds())),
+        config.projects.is_some(),
     );
     if to_output {
         print(&html);
@@ -78,11 +79,11 @@ pub(super) async fn refresh(setup: &Setup) {
         return;
     };
     let (shown, state) = (path.display().to_string(), setup.state.path().to_owned());
-    let destinations = setup.known();
+    let (destinations, has_exports) = (setup.known(), setup.projects.is_some());
     let writing = tokio::task::spawn_blocking(move || {
         let known = destinations.iter();
         let known = known.map(|(name, kinds)| (name.as_str(), kinds.as_slice()));
-        page::write(&path, &html(&StateDir::new(&state), known))
+        page::write(&path, &html(&StateDir::new(&state), known, has_exports))
     });
     let failed = |what: &str| Err(format!("writing the report page {shown}: {what}"));
     let written = match timeout(LONGEST, writing).await {
@@ -101,9 +102,10 @@ pub(super) async fn refresh(setup: &Setup) {
 fn html<'a>(
     state: &StateDir,
     destinations: impl Iterator<Item = (&'a str, &'a [ArchiveKind])>,
+    has_exports: bool,
 ) -> String {
     let now = Local::now();
-    let found = Found::look(state, destinations);
+    let found = Found::look(state, destinations, has_exports);
     let known = found.known(None);
     let history = found.history.as_ref().map(|(_, damaged)| *damaged);
     let facts = Facts {

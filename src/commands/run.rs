@@ -51,7 +51,7 @@ fn next_step(report: &RunReport, state: &StateDir) -> Option<&'static str> {
     }
     let runs = past::runs(&history::read_recent(state).ok()?);
     let good = runs.iter().filter(|run| run.status == "ok").count();
-    let is_started_by_hand = good == 1 && matches!(schedule::installed(), Ok(None));
+    let is_started_by_hand = good == 1 && schedule::installed().is_ok_and(|found| found.is_empty());
     is_started_by_hand.then_some("schedule install")
 }
 

@@ -12,13 +12,14 @@ use super::setup::{Failure, Setup};
 use super::{ExitStatus, USAGE, tell};
 use crate::cli::Global;
 use crate::cli::upkeep::{ScheduleArgs, ScheduleCommand};
-use crate::config;
-use crate::destination::{self, Destination};
+use crate::config::{self, Config};
+use crate::destination::{self, Destination, Settings};
 use crate::gitlab::host;
+use crate::job::Job;
 use crate::notify;
 use crate::schedule::{
-    Calendar, Change, Credential, Job, Manager, Report, await_clock, install, must_be_root, remove,
-    show, usual_manager,
+    Calendar, Change, Credential, Manager, Order, Report, Start, await_clock, install,
+    must_be_root, remove, show, usual_manager,
 };
 use crate::settings::{ENV_CONFIG, ENV_PREFIX};
 use crate::units::Span;
@@ -33,18 +34,18 @@ pub fn run(global: &Global, arguments: &ScheduleCommand) -> Result<ExitStatus, F
     let now = Utc::now();
     let report = match arguments {
         ScheduleCommand::Show(arguments) => {
-            let calendar = calendar(arguments)?;
-            let manager = manager(arguments, &calendar)?;
-            let job = job(global, arguments, false)?;
-            show(&job, &calendar, manager, arguments.packaged, now)
+            let times = Times::of(arguments)?;
+            let manager = manager(arguments, &times)?;
+            let order = order(global, arguments, times, false)?;
+            show(&order, manager, arguments.packaged, now)
         }
         ScheduleCommand::Install(arguments) => {
-            let calendar = calendar(arguments)?;
+            let times = Times::of(arguments)?;
             must_be_root("install").map_err(host_failure)?;
-            let manager = manager(arguments, &calendar)?;
-            let job = job(global, arguments, true)?;
-            install(&job, &calendar, manager, now).map(|mut report| {
-                report.notes.extend(notes(&job, manager));
+            let manager = manager(arguments, &times)?;
+            let order = order(global, arguments, times, true)?;
+            install(&order, manager, now).map(|mut report| {
+                report.notes.extend(notes(&order, manager));
                 report
             })
         }
@@ -79,26 +80,82 @@ fn host_failure(message: String) -> Failure {
     (1, message)
 }
 
-fn calendar(arguments: &ScheduleArgs) -> Result<Calendar, Failure> {
-    Calendar::parse(&arguments.at).map_err(|why| (USAGE, format!("--at {why}")))
+/// When jobs start, as the arguments say.
+struct Times {
+    runs: Calendar,
+    /// None: as the runs, but later.
+    projects: Option<Calendar>,
 }
 
-/// Who starts runs: as the arguments say, or as is usual here.
-fn manager(arguments: &ScheduleArgs, calendar: &Calendar) -> Result<Manager, Failure> {
+impl Times {
+    fn of(arguments: &ScheduleArgs) -> Result<Times, Failure> {
+        let parse = |option: &str, text: &str| {
+            Calendar::parse(text).map_err(|why| (USAGE, format!("{option} {why}")))
+        };
+        let projects = arguments.projects_at.as_deref();
+        Ok(Times {
+            runs: parse("--at", &arguments.at)?,
+            projects: projects
+                .map(|text| parse("--projects-at", text))
+                .transpose()?,
+        })
+    }
+
+    /// The jobs that the configuration has something to do for.
+    fn starts(self, config: &Config) -> Result<Vec<Start>, Failure> {
+        let mut kinds = config.destinations.iter().flat_map(Settings::kinds);
+        let exports = config.projects.is_some();
+        if self.projects.is_some() && !exports {
+            let message = "--projects-at: no project is exported\n  \
+                           name some in [projects], as config.example.toml shows";
+            return Err((USAGE, message.to_owned()));
+        }
+        let wanted = |job: &Job| match job {
+            // A machine that only exports projects makes no backups.
+            Job::Run => !exports || kinds.next().is_some(),
+            Job::Projects => exports,
+        };
+        let later = self.projects.unwrap_or_else(|| self.runs.later());
+        let calendar = |job: Job| match job {
+            Job::Run => self.runs.clone(),
+            Job::Projects => later.clone(),
+        };
+        let jobs: Vec<_> = Job::ALL.into_iter().filter(wanted).collect();
+        let starts = jobs.into_iter().map(|job| Start {
+            job,
+            calendar: calendar(job),
+        });
+        Ok(starts.collect())
+    }
+}
+
+/// Who starts jobs: as the arguments say, or as is usual here.
+fn manager(arguments: &ScheduleArgs, times: &Times) -> Result<Manager, Failure> {
     let manager = match (arguments.systemd || arguments.packaged, arguments.cron) {
         (true, _) => Manager::Systemd,
         (_, true) => Manager::Cron,
         _ => usual_manager().map_err(host_failure)?,
     };
     if manager == Manager::Cron {
-        let lines = calendar.to_cron();
-        lines.map_err(|why| (USAGE, format!("--at {why}")))?;
+        let all = [
+            ("--at", Some(&times.runs)),
+            ("--projects-at", times.projects.as_ref()),
+        ];
+        for (option, calendar) in all {
+            let lines = calendar.map(Calendar::to_cron).transpose();
+            lines.map_err(|why| (USAGE, format!("{option} {why}")))?;
+        }
     }
     Ok(manager)
 }
 
 /// What is started, from the configuration; what is only shown needs none yet.
-fn job(global: &Global, arguments: &ScheduleArgs, is_needed: bool) -> Result<Job, Failure> {
+fn order(
+    global: &Global,
+    arguments: &ScheduleArgs,
+    times: Times,
+    is_needed: bool,
+) -> Result<Order, Failure> {
     let given = config::path(global.config.clone());
     let path = std::path::absolute(&given).unwrap_or(given);
     let is_default = path == Path::new(config::DEFAULT_PATH);
@@ -130,7 +187,8 @@ fn job(global: &Global, arguments: &ScheduleArgs, is_needed: bool) -> Result<Job
         text.map(str::to_owned).ok_or((1, why))
     };
     let folder = path.parent().unwrap_or(Path::new("/"));
-    Ok(Job {
+    Ok(Order {
+        starts: times.starts(&config)?,
         program: text(&program)?,
         config: if is_default || arguments.packaged {
             None
@@ -183,9 +241,12 @@ fn gitlab_writable(gitlab: &host::Settings) -> Vec<PathBuf> {
     ]
 }
 
-/// Every folder that a run writes to.
-pub(super) fn written(setup: &Setup) -> Vec<PathBuf> {
-    let mut folders = gitlab_writable(&setup.gitlab);
+/// Every folder that a job writes to.
+pub(super) fn written(setup: &Setup, job: Job) -> Vec<PathBuf> {
+    let mut folders = match job {
+        Job::Run => gitlab_writable(&setup.gitlab),
+        Job::Projects => Vec::new(),
+    };
     folders.extend(writable(
         &setup.notify,
         setup.report_file.as_deref(),
@@ -240,20 +301,20 @@ fn credentials(folder: &Path) -> Vec<Credential> {
 }
 
 /// What would make a run started by the schedule another one than a run started here.
-fn notes(job: &Job, manager: Manager) -> Vec<String> {
+fn notes(order: &Order, manager: Manager) -> Vec<String> {
     let mut notes = Vec::new();
     let parts = ["/target/debug/", "/target/release/"];
-    if parts.iter().any(|part| job.program.contains(part)) {
+    if parts.iter().any(|part| order.program.contains(part)) {
         notes.push(format!(
             "{} is in a build folder: install it where it stays, and repeat this",
-            job.program
+            order.program
         ));
     }
     let hidden = ["/tmp/", "/var/tmp/"];
     let is_hidden = |path: &&str| hidden.iter().any(|folder| path.starts_with(folder));
-    let config = job.config.as_deref();
-    let state = job.state_dir.to_str();
-    let all = [Some(job.program.as_str()), config, state];
+    let config = order.config.as_deref();
+    let state = order.state_dir.to_str();
+    let all = [Some(order.program.as_str()), config, state];
     if manager == Manager::Systemd {
         for path in all.into_iter().flatten().filter(is_hidden) {
             notes.push(format!(
@@ -293,17 +354,22 @@ fn text(report: &Report, now: DateTime<Utc>) -> String {
     if !report.changed {
         text += "nothing was to be changed\n";
     }
-    if let Some(next) = report.next_run {
+    for job in &report.jobs {
+        let Some(next) = job.next_run else { continue };
+        let noun = Job::ALL
+            .into_iter()
+            .find(|known| known.command() == job.job);
+        let noun = noun.map_or(job.job, Job::noun);
         let until = (next - now).to_std().unwrap_or_default();
         let _ = writeln!(
             text,
-            "runs start at {}; the next one on {}, in {}\nhow the backups are: sudo gitlab-pi-backup status",
-            report.calendar.join(" and "),
+            "{noun}s start at {}; the next one on {}, in {}",
+            job.calendar.join(" and "),
             next.with_timezone(&Local).format("%a %Y-%m-%d %H:%M"),
             Span(until)
         );
     }
-    text
+    text + "how the backups are: sudo gitlab-pi-backup status\n"
 }
 
 fn shown(path: &str) -> &str {

@@ -16,12 +16,12 @@ use crate::cli::Global;
 use crate::cli::upkeep::StatusArgs;
 use crate::config::Config;
 use crate::history::is_end_damaged;
-use crate::history::past::{rehearsals, runs};
+use crate::history::past::{exports, rehearsals, runs};
+use crate::job::Job;
 use crate::report::Status;
 use crate::restore;
-use crate::schedule::Installed;
 use crate::state::StateDir;
-use crate::status::{Health, judge, judge_stored};
+use crate::status::{Health, Known, Projects, judge, judge_stored};
 use crate::units::{Size, Span};
 
 /// What monitoring knows as "critical" and "unknown".
@@ -83,6 +83,7 @@ fn look(global: &Global, arguments: &StatusArgs, now: DateTime<Utc>) -> Result<R
     let found = Found::look(
         &state,
         destinations.map(|settings| (settings.name.as_str(), settings.kinds())),
+        config.projects.is_some(),
     );
     let known = found.known(arguments.max_age.map(|span| span.0));
     let mut is_blind = false;
@@ -126,6 +127,7 @@ fn look(global: &Global, arguments: &StatusArgs, now: DateTime<Utc>) -> Result<R
             };
             let odd = (of("run") - found.runs.len())
                 + (of("rehearse") - found.rehearsals.len())
+                + (of(Job::Projects.command()) - found.exports.len())
                 + entries.iter().filter(|entry| !entry.is_object()).count();
             let is_end =
                 is_end_damaged(&state).unwrap_or(true) || entries.last().is_some_and(is_odd);
@@ -140,7 +142,7 @@ fn look(global: &Global, arguments: &StatusArgs, now: DateTime<Utc>) -> Result<R
     if let Some(why) = restore::unfinished(&state) {
         health.add_reason(one_line(&why));
     }
-    note_schedule(&mut health, &found.schedule);
+    note_schedule(&mut health, &found, &known);
     let error = health.reasons.first().cloned();
     Ok(Report {
         command: "status",
@@ -184,12 +186,13 @@ fn ask(
     })
 }
 
-/// Whether an entry is a run or a rehearsal that cannot be understood.
+/// Whether an entry is a run, a rehearsal or an export that cannot be understood.
 fn is_odd(entry: &Value) -> bool {
     let one = std::slice::from_ref(entry);
     match entry.get("command").and_then(Value::as_str) {
         Some("run") => runs(one).is_empty(),
         Some("rehearse") => rehearsals(one).is_empty(),
+        Some(command) if command == Job::Projects.command() => exports(one).is_empty(),
         _ => !entry.is_object(),
     }
 }
@@ -210,16 +213,24 @@ fn note_damage(health: &mut Health, state: &StateDir, damaged: usize, is_end: bo
     }
 }
 
-fn note_schedule(health: &mut Health, asked: &Result<Option<Installed>, String>) {
-    match asked {
-        Ok(Some(_)) => {}
-        Ok(None) => health
-            .remarks
-            .push("nothing starts runs by itself: gitlab-pi-backup schedule install".to_owned()),
-        Err(why) => health.remarks.push(format!(
-            "what starts runs could not be asked: {}",
-            one_line(why)
-        )),
+fn note_schedule(health: &mut Health, found: &Found, known: &Known<'_>) {
+    if let Err(why) = &found.schedule {
+        let why = one_line(why);
+        let remark = format!("what starts runs could not be asked: {why}");
+        health.remarks.push(remark);
+        return;
+    }
+    let wanted = |job: &Job| match job {
+        Job::Run => known.wants_backups(),
+        Job::Projects => known.exports.is_configured,
+    };
+    for job in Job::ALL.into_iter().filter(wanted) {
+        if found.schedule_of(job).is_none() {
+            health.remarks.push(format!(
+                "nothing starts {}s by itself: gitlab-pi-backup schedule install",
+                job.noun()
+            ));
+        }
     }
 }
 
@@ -237,19 +248,38 @@ fn one_line(text: &str) -> String {
 
 /// One line and its figures, as the guidelines of the Monitoring Plugins have it.
 fn plugin_line(word: &str, health: &Health) -> String {
+    let projects = health.projects.as_ref();
+    let exported = projects.and_then(|projects| projects.age_seconds);
     let said = match (&health.backup_id, health.age_seconds) {
-        (Some(id), Some(age)) if health.healthy => {
-            format!("newest complete backup {id}, {} old", ago(age))
+        _ if !health.healthy => health.reasons.join("; "),
+        (Some(id), Some(age)) => {
+            let exported = exported.map(|age| format!("; projects exported {} ago", ago(age)));
+            let exported = exported.unwrap_or_default();
+            format!("newest complete backup {id}, {} old{exported}", ago(age))
         }
-        _ => health.reasons.join("; "),
+        _ => format!(
+            "projects exported {} ago",
+            ago(exported.unwrap_or_default())
+        ),
     };
     let mut line = format!("GITLAB BACKUP {word} - {}", one_line(&said));
+    let mut figures = String::new();
+    // Writing to a string cannot fail, here and below.
     if let (Some(age), max) = (health.age_seconds, health.max_age_seconds) {
-        // Writing to a string cannot fail.
-        let _ = write!(line, " | age={age}s;{max};{max};0");
+        let _ = write!(figures, " age={age}s;{max};{max};0");
         if let Some(size) = health.size {
-            let _ = write!(line, " size={size}B;;;0");
+            let _ = write!(figures, " size={size}B;;;0");
         }
+    }
+    if let Some(projects) = projects {
+        let (failed, max) = (projects.failed, projects.max_age_seconds);
+        if let Some(age) = exported {
+            let _ = write!(figures, " projects_age={age}s;{max};{max};0");
+        }
+        let _ = write!(figures, " projects_failed={failed};;0;0");
+    }
+    if !figures.is_empty() {
+        let _ = write!(line, " |{figures}");
     }
     line + "\n"
 }
@@ -275,6 +305,14 @@ fn text(health: &Health, now: DateTime<Utc>) -> String {
             ago(age)
         )
         .and_then(|()| writeln!(text, "backup          {id} (at most {max} old)")),
+        (_, _, []) => {
+            let age = health
+                .projects
+                .as_ref()
+                .and_then(|projects| projects.age_seconds);
+            let age = ago(age.unwrap_or_default());
+            writeln!(text, "healthy: the last project export is {age} old")
+        }
         (id, age, reasons) => {
             let _ = writeln!(
                 text,
@@ -329,14 +367,48 @@ fn text(health: &Health, now: DateTime<Utc>) -> String {
     } else if health.last_run.is_some() {
         text += "last rehearsal  none: gitlab-pi-backup rehearse\n";
     }
+    if let Some(projects) = &health.projects {
+        text += &last_export(projects);
+    }
     if let Some(next) = health.next_run {
         let until = Span((next - now).to_std().unwrap_or_default());
         let _ = writeln!(text, "next run        {}, in {until}", day(next));
+    }
+    if let Some(next) = health
+        .projects
+        .as_ref()
+        .and_then(|projects| projects.next_run)
+    {
+        let until = Span((next - now).to_std().unwrap_or_default());
+        let _ = writeln!(text, "next export     {}, in {until}", day(next));
     }
     for remark in &health.remarks {
         let _ = writeln!(text, "note: {remark}");
     }
     text
+}
+
+fn last_export(projects: &Projects) -> String {
+    let Some(last) = &projects.last_run else {
+        return "last export     none: gitlab-pi-backup export projects\n".to_owned();
+    };
+    let when = last.started_at.map_or("at an unknown time".to_owned(), day);
+    let counts = [
+        (projects.exported, "exported"),
+        (projects.already_done, "already done"),
+        (projects.failed, "failed"),
+        (projects.skipped, "skipped"),
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<_> = counts
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    let counts = if counts.is_empty() {
+        "no project".to_owned()
+    } else {
+        counts.join(", ")
+    };
+    format!("last export     {when}, {}: {counts}\n", last.status)
 }
 
 #[cfg(test)]

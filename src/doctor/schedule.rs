@@ -9,7 +9,7 @@ use chrono::{DateTime, Local, Utc};
 use rustix::fs::{Access, access};
 
 use super::{Check, Subject};
-use crate::history::past::PastRun;
+use crate::history::past::{PastExport, PastRun};
 use crate::schedule::{Installed, Manager};
 use crate::units::Span;
 
@@ -43,6 +43,15 @@ impl Plan {
     }
 }
 
+/// Exports of projects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exports {
+    /// Whether any are to be made.
+    pub is_configured: bool,
+    /// What starts them.
+    pub plan: Option<Plan>,
+}
+
 /// Somebody who is told how a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -60,17 +69,19 @@ pub(super) fn checks(
 ) -> Vec<Check> {
     let plan = subject.plan.as_ref().ok().and_then(Option::as_ref);
     let mail = mail_program(subject.path.as_deref());
-    let manager = plan.map(|plan| plan.manager);
+    let manager = plan.or(subject.exports.plan.as_ref());
+    let manager = manager.map(|plan| plan.manager);
     vec![
-        schedule(&subject.plan),
+        schedule(&subject.plan, &subject.exports),
         last_run(runs, plan.and_then(|plan| plan.longest_gap), now),
         notifications(targets, manager),
         mail_system(manager, mail, targets),
     ]
 }
 
-fn schedule(plan: &Result<Option<Plan>, String>) -> Check {
+fn schedule(plan: &Result<Option<Plan>, String>, exports: &Exports) -> Check {
     const NAME: &str = "schedule";
+    const INSTALL: &str = "sudo gitlab-pi-backup schedule install";
     let plan = match plan {
         Err(message) => {
             let mut check = Check::failed(NAME, message);
@@ -79,25 +90,107 @@ fn schedule(plan: &Result<Option<Plan>, String>) -> Check {
             });
             return check;
         }
-        Ok(None) => {
-            return Check::skipped(
-                NAME,
-                "no timer and no crontab entry: runs start by hand alone",
-            );
-        }
-        Ok(Some(plan)) => plan,
+        Ok(plan) => plan.as_ref(),
     };
-    let by = match plan.manager {
+    let by = |plan: &Plan| match plan.manager {
         Manager::Systemd => "a systemd timer",
         Manager::Cron => "root's crontab",
     };
-    together(NAME, plan.faults.iter()).unwrap_or_else(|| match plan.next {
-        Some(next) => Check::ok(
+    let mut faults: Vec<String> = Vec::new();
+    let plans = [(plan, "run"), (exports.plan.as_ref(), "project export")];
+    for (plan, noun) in plans {
+        let Some(plan) = plan else { continue };
+        faults.extend(plan.faults.iter().cloned());
+        if plan.faults.is_empty() && plan.next.is_none() {
+            let by = by(plan);
+            faults.push(format!(
+                "{by} starts no {noun} at any time to come\n  {INSTALL}"
+            ));
+        }
+    }
+    match (plan, &exports.plan, exports.is_configured) {
+        (Some(_), None, true) => faults.push(format!(
+            "nothing starts project exports: the schedule was installed before there was [projects]\n  {INSTALL}"
+        )),
+        (_, Some(plan), false) => faults.push(format!(
+            "{} starts project exports, but there is no [projects]\n  {INSTALL}",
+            by(plan)
+        )),
+        _ => {}
+    }
+    let next = |plan: &Plan| {
+        let next = plan
+            .next
+            .map(|next| next.format("%a %Y-%m-%d %H:%M").to_string());
+        format!("next {}", next.unwrap_or_default())
+    };
+    together(NAME, faults.iter()).unwrap_or_else(|| match (plan, &exports.plan) {
+        (None, None) => Check::skipped(
             NAME,
-            format!("{by}, next {}", next.format("%a %Y-%m-%d %H:%M")),
+            "no timer and no crontab entry: runs start by hand alone",
         ),
-        None => Check::failed(NAME, &format!("{by} starts no run at any time to come"))
-            .hint("sudo gitlab-pi-backup schedule install"),
+        (Some(plan), None) => Check::ok(NAME, format!("{}, {}", by(plan), next(plan))),
+        (Some(run), Some(export)) => Check::ok(
+            NAME,
+            format!(
+                "{}, {}; project exports {}",
+                by(run),
+                next(run),
+                next(export)
+            ),
+        ),
+        (None, Some(export)) => Check::ok(
+            NAME,
+            format!("{} for project exports, {}", by(export), next(export)),
+        ),
+    })
+}
+
+/// How the last export of projects went; nothing where none is to be made, and none was.
+pub(super) fn last_export(
+    exports: &Exports,
+    past: &[PastExport],
+    now: DateTime<Utc>,
+) -> Option<Check> {
+    const NAME: &str = "last_export";
+    let last = match past.last() {
+        None if exports.is_configured => {
+            return Some(Check::skipped(NAME, "there was no export of projects yet"));
+        }
+        last => last.filter(|_| exports.is_configured)?,
+    };
+    let ended = last.finished_at.or(last.started_at);
+    let age = ended.map(|ended| (now - ended).to_std().unwrap_or_default());
+    let ago = age.map_or_else(
+        || "at an unknown time".to_owned(),
+        |age| format!("{} ago", Span(age)),
+    );
+    if last.status != "ok" {
+        let failure = || {
+            let failure = last.failures.first()?;
+            let why = failure.error.as_deref().unwrap_or("it does not say why");
+            Some(format!("{}: {why}", failure.path))
+        };
+        let error = last.error.clone().or_else(failure);
+        let error = error.unwrap_or_else(|| "it does not say why".to_owned());
+        let check = Check::failed(NAME, &format!("{}, {ago}: {error}", last.status));
+        return Some(match &check.hint {
+            Some(_) => check,
+            None => check.hint("sudo gitlab-pi-backup export projects -v"),
+        });
+    }
+    let gap = exports.plan.as_ref().and_then(|plan| plan.longest_gap);
+    Some(match (age, gap) {
+        (Some(age), Some(gap)) if age > gap + SLACK => {
+            let what = format!(
+                "{ago}, but the schedule starts one at least every {}",
+                Span(gap)
+            );
+            Check::failed(NAME, &what).hint(
+                "is what starts it alive? `systemctl list-timers`, `journalctl -u gitlab-pi-backup-projects` or `journalctl -u cron`",
+            )
+        }
+        _ => Check::ok(NAME, format!("ok, {ago}: {} projects", last.counts.all())),
     })
 }
 
@@ -239,7 +332,7 @@ mod tests {
     #[test]
     fn a_schedule_is_there_and_starts_something() {
         let failed = |plan| {
-            let check = schedule(&plan);
+            let check = schedule(&plan, &Exports::default());
             (check.status == Failed).then(|| (check.detail, check.hint.expect("a hint")))
         };
         let pair = |detail: &str, hint: &str| Some((detail.to_owned(), hint.to_owned()));

@@ -5,6 +5,7 @@
 //! day of month and day of week are both restricted (crontab(5)). Times are this machine's local time, or UTC.
 
 mod cron;
+mod later;
 mod set;
 mod systemd;
 

@@ -5,13 +5,18 @@ use std::time::Duration;
 use super::crontab::{Crontab, lines};
 use super::installed::{has_cron, read};
 use super::program::{Ended, run};
-use super::{CRONTAB, Calendar, Change, Job, Report};
+use super::{CRONTAB, Change, Order, Report};
 
 const NOT_LONG: Duration = Duration::from_secs(10);
 
-fn block(job: &Job, calendar: &Calendar) -> Result<Vec<String>, String> {
-    let times = calendar.to_cron()?;
-    Ok(lines(&times, &job.program, job.config.as_deref()))
+fn block(order: &Order) -> Result<Vec<String>, String> {
+    let mut block = Vec::new();
+    for start in &order.starts {
+        let (times, arguments) = (start.calendar.to_cron()?, order.arguments(start.job));
+        let config = order.config.as_deref();
+        block.extend(lines(&times, &order.program, config, &arguments));
+    }
+    Ok(block)
 }
 
 fn text(block: &[String]) -> String {
@@ -19,20 +24,20 @@ fn text(block: &[String]) -> String {
 }
 
 /// What would be written.
-pub(super) fn show(job: &Job, calendar: &Calendar, report: &mut Report) -> Result<(), String> {
-    report.file(CRONTAB, Some(text(&block(job, calendar)?)), Change::Planned);
-    note_what_cron_lacks(job, report);
+pub(super) fn show(order: &Order, report: &mut Report) -> Result<(), String> {
+    report.file(CRONTAB, Some(text(&block(order)?)), Change::Planned);
+    note_what_cron_lacks(order, report);
     Ok(())
 }
 
 /// Writes the one block.
-pub(super) fn install(job: &Job, calendar: &Calendar, report: &mut Report) -> Result<(), String> {
+pub(super) fn install(order: &Order, report: &mut Report) -> Result<(), String> {
     if !has_cron() {
         return Err(
             "no `crontab` is on this machine\n  apt install cron, or use systemd".to_owned(),
         );
     }
-    let block = block(job, calendar)?;
+    let block = block(order)?;
     let before = read()?;
     let crontab = Crontab::parse(&before);
     let wanted = crontab.with(&block);
@@ -51,17 +56,18 @@ pub(super) fn install(job: &Job, calendar: &Calendar, report: &mut Report) -> Re
         Change::Written
     };
     report.file(CRONTAB, Some(text(&block)), change);
-    for line in &crontab.by_hand {
+    for (job, line) in &crontab.by_hand {
+        let noun = job.noun();
         report.notes.push(format!(
-            "a line that somebody wrote into root's crontab starts runs, too; take it out (crontab -e): {line}"
+            "a line that somebody wrote into root's crontab starts {noun}s, too; take it out (crontab -e): {line}"
         ));
     }
-    note_what_cron_lacks(job, report);
+    note_what_cron_lacks(order, report);
     Ok(())
 }
 
-fn note_what_cron_lacks(job: &Job, report: &mut Report) {
-    if !job.credentials.is_empty() {
+fn note_what_cron_lacks(order: &Order, report: &mut Report) {
+    if !order.credentials.is_empty() {
         report.notes.push(
             "cron hands over no credentials: their secrets must stand in the configuration or its files"
                 .to_owned(),
@@ -73,9 +79,10 @@ fn note_what_cron_lacks(job: &Job, report: &mut Report) {
 pub(super) fn remove(report: &mut Report, note: &str) -> Result<(), String> {
     let before = read()?;
     let crontab = Crontab::parse(&before);
-    for line in &crontab.by_hand {
+    for (job, line) in &crontab.by_hand {
+        let noun = job.noun();
         report.notes.push(format!(
-            "a line that somebody wrote into root's crontab starts runs, and is left as it is: {line}"
+            "a line that somebody wrote into root's crontab starts {noun}s, and is left as it is: {line}"
         ));
     }
     if !crontab.is_marked {

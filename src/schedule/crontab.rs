@@ -3,7 +3,9 @@
 //! Variables hold for all lines behind them, so the block sets none: it names the program by its absolute path,
 //! and the program finds GitLab's commands by itself.
 
+use super::WAIT;
 use super::calendar::Calendar;
+use crate::job::Job;
 
 /// What the first and the last line of the block begin with.
 const BEGIN: &str = "# >>> gitlab-pi-backup";
@@ -22,8 +24,8 @@ pub(super) struct Crontab {
     pub(super) ours: Vec<String>,
     /// Whether there is any mark of ours.
     pub(super) is_marked: bool,
-    /// Other people's lines that start a run, too.
-    pub(super) by_hand: Vec<String>,
+    /// Other people's lines that start a job, too.
+    pub(super) by_hand: Vec<(Job, String)>,
 }
 
 impl Crontab {
@@ -53,8 +55,8 @@ impl Crontab {
                 let mut marks =
                     marks.filter(|line| line.starts_with(BEGIN) || line.starts_with(END));
                 inside = inside && marks.next().is_some_and(|mark| mark.starts_with(END));
-                if starts_a_run(shown_line) {
-                    crontab.by_hand.push((*shown_line).to_owned());
+                if let Some(job) = starts_by_hand(shown_line) {
+                    crontab.by_hand.push((job, (*shown_line).to_owned()));
                 }
                 // Somebody wrote behind the block, so the line before it needs an end after all.
                 if !crontab.others.is_empty() && !crontab.others.ends_with(b"\n") {
@@ -84,12 +86,17 @@ impl Crontab {
 }
 
 /// The lines of our block: when, and what.
-pub(super) fn lines(times: &[String], program: &str, config: Option<&str>) -> Vec<String> {
+pub(super) fn lines(
+    times: &[String],
+    program: &str,
+    config: Option<&str>,
+    arguments: &str,
+) -> Vec<String> {
     let mut command = quoted(program);
     if let Some(config) = config {
         command = format!("{command} -c {}", quoted(config));
     }
-    let line = |time: &String| format!("{time} {command} run");
+    let line = |time: &String| format!("{time} {command} {arguments}");
     times.iter().map(line).collect()
 }
 
@@ -135,18 +142,26 @@ pub(super) fn program(command: &str) -> String {
     program
 }
 
-fn is_ours(line: &str) -> bool {
-    let command = understand(line).map(|(_, command)| command);
-    command.is_some_and(|command| command.ends_with(" run"))
+/// The job that a command of our block starts.
+pub(super) fn job_of(command: &str) -> Option<Job> {
+    let command = command.strip_suffix(WAIT).unwrap_or(command);
+    let ends = |job: &Job| command.ends_with(&format!(" {}", job.command()));
+    Job::ALL.into_iter().find(ends)
 }
 
-fn starts_a_run(line: &str) -> bool {
-    let Some((_, command)) = understand(line) else {
-        return false;
-    };
-    let mut words = command.split_ascii_whitespace();
-    words.any(|word| word.trim_matches(['\'', '"']).ends_with("gitlab-pi-backup"))
-        && words.any(|word| word == "run")
+fn is_ours(line: &str) -> bool {
+    understand(line).is_some_and(|(_, command)| job_of(command).is_some())
+}
+
+fn starts_by_hand(line: &str) -> Option<Job> {
+    let (_, command) = understand(line)?;
+    let words: Vec<_> = command.split_ascii_whitespace().collect();
+    let is_program = |word: &&str| word.trim_matches(['\'', '"']).ends_with("gitlab-pi-backup");
+    let behind = &words[words.iter().position(is_program)? + 1..];
+    Job::ALL.into_iter().find(|job| {
+        let own: Vec<_> = job.command().split(' ').collect();
+        behind.windows(own.len()).any(|words| words == own)
+    })
 }
 
 #[cfg(test)]
@@ -168,6 +183,7 @@ mod tests {
             &["0 4 * * 3,6".to_owned()],
             "/usr/bin/gitlab-pi-backup",
             None,
+            "run",
         )
     }
 
@@ -231,6 +247,27 @@ mod tests {
         let crontab = Crontab::parse(text);
         assert_eq!(crontab.by_hand.len(), 1, "{crontab:?}");
         assert!(!crontab.is_marked && crontab.ours.is_empty());
+        let text = b"0 5 * * * gitlab-pi-backup -c /x.toml export projects --wait 1h\n\
+            0 5 * * * gitlab-pi-backup export projects-of-mine\n";
+        let by_hand = Crontab::parse(text).by_hand;
+        assert!(
+            matches!(&by_hand[..], [(Job::Projects, line)] if line.ends_with("1h")),
+            "{by_hand:?}"
+        );
+    }
+
+    #[test]
+    fn lines_of_each_job_are_ours() {
+        for (command, job) in [
+            ("/x run", Some(Job::Run)),
+            ("/x -c /y run --wait 12h", Some(Job::Run)),
+            ("/x export projects", Some(Job::Projects)),
+            ("/x export projects --wait 12h", Some(Job::Projects)),
+            ("/x run --wait 3h", None),
+            ("/x rehearse", None),
+        ] {
+            assert_eq!(job_of(command), job, "{command}");
+        }
     }
 
     #[test]
@@ -242,7 +279,7 @@ mod tests {
             ("/it's 5%/x", r"'/it'\''s 5\%/x'"),
         ] {
             assert_eq!(quoted(path), written);
-            let line = &lines(&["0 4 * * *".to_owned()], path, Some("/c d.toml"))[0];
+            let line = &lines(&["0 4 * * *".to_owned()], path, Some("/c d.toml"), "run")[0];
             let (_, command) = understand(line).expect(line);
             assert_eq!(program(command), path);
             assert!(line.ends_with(" -c '/c d.toml' run"), "{line}");

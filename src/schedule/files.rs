@@ -6,15 +6,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::units::{MARK, SERVICE, TIMER, drop_ins, units};
-use super::{Calendar, Job};
+use super::Order;
+use super::units::{MARK, drop_ins, names, service_of, timer_of, units};
+use crate::job::Job;
 use crate::state::sync_folder;
 
 /// An administrator's units.
 const ADMIN: &str = "/etc/systemd/system";
 /// The units of packages.
 const PACKAGES: [&str; 2] = ["/usr/lib/systemd/system", "/lib/systemd/system"];
-const UNITS: [&str; 3] = [SERVICE, TIMER, "gitlab-pi-backup-crashed.service"];
 const DROP_IN: &str = "schedule.conf";
 /// What is longer is none of ours, in bytes.
 const LONGEST: u64 = 64 * 1024;
@@ -26,27 +26,27 @@ pub(super) type Files = BTreeMap<PathBuf, Option<String>>;
 pub(super) fn package() -> Option<&'static Path> {
     let folders = PACKAGES.iter().map(Path::new);
     let is_ours = |folder: &&Path| {
-        let text = |unit| fs::read_to_string(folder.join(unit)).unwrap_or_default();
-        text(TIMER).contains("OnCalendar=") && text(SERVICE).contains("gitlab-pi-backup run")
+        let text = |unit: String| fs::read_to_string(folder.join(unit)).unwrap_or_default();
+        text(timer_of(Job::Run)).contains("OnCalendar=")
+            && text(service_of(Job::Run)).contains("gitlab-pi-backup run")
     };
     folders.into_iter().find(is_ours)
 }
 
 /// What is to be there: whole units, or drop-ins where a package brought the units.
-pub(super) fn wanted(job: &Job, calendar: &Calendar, package: Option<&Path>) -> Files {
-    let admin = Path::new(ADMIN);
-    let Some(package) = package else {
-        let units = units(job, calendar, false).into_iter();
-        return units
-            .map(|(name, text)| (admin.join(name), Some(text)))
-            .collect();
-    };
+pub(super) fn wanted(order: &Order, package: Option<&Path>) -> Files {
     // One that the package lacks is no reason to fail.
-    let there = |unit: &str| fs::read_to_string(package.join(unit)).unwrap_or_default();
-    let drop_ins = drop_ins(job, calendar, there).into_iter();
-    drop_ins
-        .map(|(unit, text)| (drop_in(unit), Some(text)))
-        .collect()
+    let there = |unit: &str| {
+        let path = package.map(|folder| folder.join(unit));
+        path.and_then(|path| fs::read_to_string(path).ok())
+            .unwrap_or_default()
+    };
+    let whole = units(order, false).into_iter();
+    let whole = whole.filter(|(unit, _)| there(unit).is_empty());
+    let whole = whole.map(|(unit, text)| (Path::new(ADMIN).join(unit), Some(text)));
+    let drop_ins = drop_ins(order, there).into_iter();
+    let drop_ins = drop_ins.map(|(unit, text)| (drop_in(&unit), Some(text)));
+    whole.chain(drop_ins).collect()
 }
 
 fn drop_in(unit: &str) -> PathBuf {
@@ -55,9 +55,8 @@ fn drop_in(unit: &str) -> PathBuf {
 
 /// Every place where a file of ours may be.
 fn places() -> impl Iterator<Item = PathBuf> {
-    UNITS
-        .iter()
-        .flat_map(|unit| [Path::new(ADMIN).join(unit), drop_in(unit)])
+    let units = Job::ALL.into_iter().flat_map(names);
+    units.flat_map(|unit| [Path::new(ADMIN).join(&unit), drop_in(&unit)])
 }
 
 /// The files of ours that are there.

@@ -11,9 +11,10 @@ use super::crontab::{self, Crontab};
 use super::files::ours;
 use super::program::run;
 use super::service::Service;
-use super::units::{SERVICE, TIMER};
+use super::units::{service_of, timer_of};
 use super::{Installed, Manager};
 use crate::gitlab::host::has_program;
+use crate::job::Job;
 
 /// There while systemd runs this machine (`sd_booted(3)`).
 const BOOTED: &str = "/run/systemd/system";
@@ -22,11 +23,34 @@ const NOT_LONG: Duration = Duration::from_secs(5);
 const AGAIN: &str = "gitlab-pi-backup schedule install";
 
 /// How to install it once more at the same times: without being told them it would take the usual ones.
-pub fn again(calendar: &Calendar) -> String {
-    match calendar.as_argument() {
-        Some(at) if *calendar != Calendar::usual() => format!("{AGAIN} --at '{at}'"),
-        _ => AGAIN.to_owned(),
+pub fn again<'a>(found: impl IntoIterator<Item = (Job, &'a Calendar)>) -> String {
+    let found: Vec<_> = found.into_iter().collect();
+    let of = |job: Job| found.iter().find(|(own, _)| *own == job);
+    let run = of(Job::Run).map_or_else(Calendar::usual, |(_, calendar)| (*calendar).clone());
+    let mut command = AGAIN.to_owned();
+    for (job, calendar) in &found {
+        let usual = match job {
+            Job::Run => Calendar::usual(),
+            Job::Projects => run.later(),
+        };
+        if let Some(at) = calendar.as_argument().filter(|_| **calendar != usual) {
+            command += &format!(" {} '{at}'", option(*job));
+        }
     }
+    command
+}
+
+/// The option that says when a job starts.
+pub(super) fn option(job: Job) -> &'static str {
+    match job {
+        Job::Run => "--at",
+        Job::Projects => "--projects-at",
+    }
+}
+
+/// The schedule of one job.
+pub fn of(found: &[Installed], job: Job) -> Option<&Installed> {
+    found.iter().find(|found| found.job == job)
 }
 
 /// What systemd says of our units.
@@ -58,57 +82,69 @@ pub(super) fn has_cron() -> bool {
     has_program("crontab")
 }
 
-/// The schedule of this machine, if it has one. The error says what could not be asked.
-pub fn installed() -> Result<Option<Installed>, String> {
-    let timer = if has_systemd() {
-        Some(Timer::ask()?)
-    } else {
-        None
-    };
-    let timer = timer.and_then(|timer| timer.judge());
+/// The schedules of this machine, at most one for each job. The error says what could not be asked.
+pub fn installed() -> Result<Vec<Installed>, String> {
+    let mut timers = Vec::new();
+    if has_systemd() {
+        for job in Job::ALL {
+            timers.extend(Timer::ask(job)?.calendar(job));
+        }
+    }
+    let calendars: Vec<_> = timers.iter().map(|(job, _, all)| (*job, all)).collect();
+    let again = again(calendars);
+    let timers = timers.into_iter();
+    let mut found: Vec<_> = timers
+        .map(|(job, timer, calendar)| timer.judge(job, calendar, &again))
+        .collect();
     // Another user's crontab is none of ours, and root's is for root alone.
-    let by_cron = if has_cron() && (geteuid().is_root() || timer.is_none()) {
+    let by_cron = if has_cron() && (geteuid().is_root() || found.is_empty()) {
         let told = if geteuid().is_root() {
             read()
         } else {
             Err("root's crontab can only be read by root".to_owned())
         };
-        match (told, &timer) {
-            (Ok(crontab), _) => judge(&crontab),
-            (Err(_), Some(_)) => None,
-            (Err(why), None) => return Err(why),
+        match told {
+            Ok(crontab) => judge(&crontab),
+            Err(_) if !found.is_empty() => Vec::new(),
+            Err(why) => return Err(why),
         }
     } else {
-        None
+        Vec::new()
     };
-    Ok(match (timer, by_cron) {
-        (Some(mut timer), Some(_)) => {
-            timer.faults.push(
-                "root's crontab starts runs, too\n  gitlab-pi-backup schedule remove --cron, \
-                 and take out what is left by hand: crontab -e"
-                    .to_owned(),
-            );
-            Some(timer)
+    for by_cron in by_cron {
+        match found.iter_mut().find(|timer| timer.job == by_cron.job) {
+            Some(timer) => timer.faults.push(format!(
+                "root's crontab starts {}s, too\n  gitlab-pi-backup schedule remove --cron, \
+                 and take out what is left by hand: crontab -e",
+                by_cron.job.noun()
+            )),
+            None => found.push(by_cron),
         }
-        (timer, by_cron) => timer.or(by_cron),
-    })
+    }
+    Ok(found)
 }
 
 impl Timer {
-    /// Asks systemd.
-    pub(super) fn ask() -> Result<Timer, String> {
+    /// Asks systemd for the units of a job.
+    pub(super) fn ask(job: Job) -> Result<Timer, String> {
         let properties = "--property=Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,\
             TimersCalendar,ExecStart,ProtectSystem,ReadWritePaths,StateDirectory";
-        let arguments = ["show", TIMER, SERVICE, properties, "--no-pager"];
+        let (timer, service) = (timer_of(job), service_of(job));
+        let arguments = ["show", &timer, &service, properties, "--no-pager"];
         let ended = run("systemctl", &arguments, None, NOT_LONG)?;
         if !ended.status.success() {
-            return Err(format!("asking systemd for {TIMER}: {}", ended.why()));
+            return Err(format!("asking systemd for {timer}: {}", ended.why()));
         }
-        Ok(Timer::parse(&String::from_utf8_lossy(&ended.out)))
+        Ok(Timer::parse(&service, &String::from_utf8_lossy(&ended.out)))
+    }
+
+    /// Whether it starts something, now or after the next start of this machine.
+    pub(super) fn is_on(&self) -> bool {
+        self.is_enabled || self.is_active
     }
 
     /// Understands `systemctl show`: a paragraph for each unit.
-    fn parse(text: &str) -> Timer {
+    fn parse(service: &str, text: &str) -> Timer {
         let mut timer = Timer::default();
         for paragraph in text.split("\n\n") {
             let lines = || paragraph.lines().filter_map(|line| line.split_once('='));
@@ -118,7 +154,7 @@ impl Timer {
                     .map(|(_, value)| value)
             };
             timer.is_outdated |= value("NeedDaemonReload") == Some("yes");
-            if value("Id") == Some(SERVICE) {
+            if value("Id") == Some(service) {
                 let started = value("ExecStart").unwrap_or_default();
                 let path = started.split_once("path=").map(|(_, rest)| rest);
                 let path = path.and_then(|rest| rest.split(" ;").next());
@@ -141,32 +177,42 @@ impl Timer {
         timer
     }
 
-    /// What it amounts to; none if nobody has installed it, though the package brings it.
-    fn judge(&self) -> Option<Installed> {
-        let is_packaged_only = !self.is_enabled && !self.is_active && ours().is_empty();
-        if !self.is_loaded || is_packaged_only {
+    /// With its times; none if nobody has installed it, though the package brings it.
+    fn calendar(self, job: Job) -> Option<(Job, Timer, Calendar)> {
+        let timer = timer_of(job);
+        let is_ours = || {
+            let mut ours = ours().into_keys();
+            ours.any(|path| path.to_string_lossy().contains(&timer))
+        };
+        if !self.is_loaded || !self.is_on() && !is_ours() {
             return None;
         }
-        let mut faults = Vec::new();
         let mut calendar = Calendar::default();
         for text in &self.calendars {
             match Calendar::parse(text) {
                 Ok(more) => calendar = calendar.and(more),
-                Err(why) => tracing::debug!("{TIMER}: {why}"),
+                Err(why) => tracing::debug!("{timer}: {why}"),
             }
         }
+        Some((job, self, calendar))
+    }
+
+    /// What it amounts to.
+    fn judge(self, job: Job, calendar: Calendar, again: &str) -> Installed {
+        let (timer, service) = (timer_of(job), service_of(job));
+        let mut faults = Vec::new();
         if self.calendars.is_empty() {
-            faults.push(format!("{TIMER} has no OnCalendar=\n  {AGAIN}"));
+            faults.push(format!("{timer} has no OnCalendar=\n  {AGAIN}"));
         }
         if !self.is_enabled {
             faults.push(format!(
-                "{TIMER} is not enabled: it is gone after the next start of this machine\n  \
-                 systemctl enable --now {TIMER}"
+                "{timer} is not enabled: it is gone after the next start of this machine\n  \
+                 systemctl enable --now {timer}"
             ));
         }
         if !self.is_active {
             faults.push(format!(
-                "{TIMER} is not active: it starts nothing\n  systemctl start {TIMER}"
+                "{timer} is not active: it starts nothing\n  systemctl start {timer}"
             ));
         }
         if self.is_outdated {
@@ -176,17 +222,17 @@ impl Timer {
         }
         match &self.program {
             None => faults.push(format!(
-                "{SERVICE} is not there, or starts nothing\n  {}",
-                again(&calendar)
+                "{service} is not there, or starts nothing\n  {again}"
             )),
-            Some(program) => faults.extend(not_runnable(program, SERVICE, &again(&calendar))),
+            Some(program) => faults.extend(not_runnable(program, &service, again)),
         }
-        Some(Installed {
+        Installed {
+            job,
             manager: Manager::Systemd,
             calendar,
             faults,
-            service: Some(self.service.clone()),
-        })
+            service: Some(self.service),
+        }
     }
 }
 
@@ -208,39 +254,53 @@ pub(super) fn read() -> Result<Vec<u8>, String> {
 }
 
 /// What root's crontab starts: our block, or lines that somebody wrote by hand.
-fn judge(text: &[u8]) -> Option<Installed> {
+fn judge(text: &[u8]) -> Vec<Installed> {
     let crontab = Crontab::parse(text);
-    let lines: Vec<_> = crontab.ours.iter().chain(&crontab.by_hand).collect();
-    if lines.is_empty() && !crontab.is_marked {
-        return None;
-    }
-    let mut calendar = Calendar::default();
-    let mut faults = Vec::new();
-    if lines.is_empty() {
-        faults.push(format!(
-            "the block in root's crontab starts nothing\n  {AGAIN} --cron"
-        ));
-    }
-    let starts: Vec<_> = lines
-        .iter()
-        .filter_map(|line| crontab::understand(line))
-        .collect();
-    for (when, _) in &starts {
-        calendar = calendar.and(when.clone());
-    }
-    for (_, command) in starts {
-        let program = crontab::program(command);
-        // What is found by cron's PATH, or behind another command, is not ours to judge.
-        if program.starts_with('/') {
-            faults.extend(not_runnable(&program, "root's crontab", &again(&calendar)));
+    let ours = crontab.ours.iter().filter_map(|line| {
+        let (calendar, command) = crontab::understand(line)?;
+        Some((crontab::job_of(command)?, calendar, command))
+    });
+    let by_hand = crontab.by_hand.iter().filter_map(|(job, line)| {
+        let (calendar, command) = crontab::understand(line)?;
+        Some((*job, calendar, command))
+    });
+    let mut found: Vec<Installed> = Vec::new();
+    let mut programs = Vec::new();
+    for (job, calendar, command) in ours.chain(by_hand) {
+        programs.push((job, crontab::program(command)));
+        match found.iter_mut().find(|found| found.job == job) {
+            Some(found) => found.calendar = found.calendar.clone().and(calendar),
+            None => found.push(by_cron(job, calendar)),
         }
     }
-    Some(Installed {
+    if found.is_empty() && crontab.is_marked {
+        let mut empty = by_cron(Job::Run, Calendar::default());
+        empty.faults.push(format!(
+            "the block in root's crontab starts nothing\n  {AGAIN} --cron"
+        ));
+        found.push(empty);
+    }
+    let again = again(found.iter().map(|found| (found.job, &found.calendar)));
+    // What is found by cron's PATH, or behind another command, is not ours to judge.
+    programs.retain(|(_, program)| program.starts_with('/'));
+    for (job, program) in programs {
+        let fault = not_runnable(&program, "root's crontab", &again);
+        let found = found.iter_mut().filter(|found| found.job == job);
+        for (found, fault) in found.zip(fault) {
+            found.faults.push(fault);
+        }
+    }
+    found
+}
+
+fn by_cron(job: Job, calendar: Calendar) -> Installed {
+    Installed {
+        job,
         manager: Manager::Cron,
         calendar,
-        faults,
+        faults: Vec::new(),
         service: None,
-    })
+    }
 }
 
 /// A fault if the program cannot be started.
@@ -264,7 +324,7 @@ mod tests {
             NeedDaemonReload=yes\n\
             ExecStart={ path=/usr/bin/gitlab-pi-backup ; argv[]=/usr/bin/gitlab-pi-backup run ; \
             ignore_errors=no ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }\n";
-        let timer = Timer::parse(text);
+        let timer = Timer::parse("gitlab-pi-backup.service", text);
         let expected = Timer {
             is_loaded: true,
             is_enabled: true,
@@ -280,22 +340,39 @@ mod tests {
         assert_eq!(timer, expected);
         assert_ne!(timer.service, Service::default());
         let missing = "Id=gitlab-pi-backup.timer\nLoadState=not-found\nActiveState=inactive\nUnitFileState=\n";
-        assert!(Timer::parse(missing).judge().is_none());
-        assert_eq!(Timer::parse(""), Timer::default());
+        let parse = |text| Timer::parse("gitlab-pi-backup.service", text);
+        assert!(parse(missing).calendar(Job::Run).is_none());
+        assert_eq!(parse(""), Timer::default());
     }
 
     #[test]
     fn a_crontab_is_judged_by_what_it_starts() {
-        assert!(judge(b"0 1 * * * other\n").is_none());
-        let found = judge(b"0 4 * * 3,6 /nowhere/gitlab-pi-backup run\n").expect("by hand");
+        assert!(judge(b"0 1 * * * other\n").is_empty());
+        let one = |text: &[u8]| {
+            let mut found = judge(text);
+            assert_eq!(found.len(), 1, "{found:?}");
+            found.remove(0)
+        };
+        let found = one(b"0 4 * * 3,6 /nowhere/gitlab-pi-backup run\n");
         assert_eq!(found.calendar.to_string(), "Wed,Sat *-*-* 04:00:00");
         assert_eq!(found.faults.len(), 1, "{:?}", found.faults);
         let own = std::env::current_exe().expect("a path");
-        let own = crontab::lines(&["@daily".to_owned()], &own.to_string_lossy(), None);
-        let found = judge(&Crontab::default().with(&own)).expect("ours");
+        let own = crontab::lines(&["@daily".to_owned()], &own.to_string_lossy(), None, "run");
+        let found = one(&Crontab::default().with(&own));
         assert_eq!(found.faults, [""; 0]);
         assert_eq!(found.calendar.to_string(), "*-*-* 00:00:00");
-        let empty = judge(&Crontab::default().with(&[])).expect("a block");
+        let empty = one(&Crontab::default().with(&[]));
         assert_eq!(empty.faults.len(), 1);
+        let both = b"0 4 * * 3,6 gitlab-pi-backup run\n0 9 * * * /nowhere/gitlab-pi-backup export projects\n";
+        let both = judge(both);
+        let jobs: Vec<_> = both.iter().map(|found| found.job).collect();
+        assert_eq!(jobs, Job::ALL);
+        assert_eq!(both[0].faults, [""; 0]);
+        assert!(
+            both[1].faults[0]
+                .ends_with("\n  gitlab-pi-backup schedule install --projects-at '*-*-* 09:00:00'"),
+            "{:?}",
+            both[1].faults
+        );
     }
 }

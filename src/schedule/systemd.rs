@@ -8,30 +8,36 @@ use std::time::Duration;
 use super::files::{Files, apply, ours, package, refuse_foreign, take_back, wanted};
 use super::installed::{Timer, has_systemd};
 use super::program::run;
-use super::units::TIMER;
-use super::{Calendar, Change, Job, Report};
+use super::units::timer_of;
+use super::{Change, Order, Report};
+use crate::job::Job;
 
 /// Reading all units again takes a while on a small machine.
 const LONG: Duration = Duration::from_secs(90);
-/// When the timer last fired, for `Persistent=true`: without it a later timer owes nothing.
-const STAMP: &str = "/var/lib/systemd/timers/stamp-gitlab-pi-backup.timer";
+/// When the timer of a job last fired, for `Persistent=true`: without it a later timer owes nothing.
+fn stamp(job: Job) -> String {
+    format!("/var/lib/systemd/timers/stamp-{}", timer_of(job))
+}
+
 /// What `systemctl enable` leaves.
-const ENABLED: &str = "/etc/systemd/system/timers.target.wants/gitlab-pi-backup.timer";
+fn enabled(job: Job) -> String {
+    format!("/etc/systemd/system/timers.target.wants/{}", timer_of(job))
+}
 
 /// What would be written.
-pub(super) fn show(job: &Job, calendar: &Calendar, report: &mut Report) {
-    for (path, text) in wanted(job, calendar, package()) {
+pub(super) fn show(order: &Order, report: &mut Report) {
+    for (path, text) in wanted(order, package()) {
         report.file(path, text, Change::Planned);
     }
 }
 
 /// Writes it and switches it on; if that fails, all is as it was.
-pub(super) fn install(job: &Job, calendar: &Calendar, report: &mut Report) -> Result<(), String> {
+pub(super) fn install(order: &Order, report: &mut Report) -> Result<(), String> {
     if !has_systemd() {
         return Err("systemd does not run this machine\n  schedule install --cron".to_owned());
     }
     refuse_foreign()?;
-    let wanted = wanted(job, calendar, package());
+    let wanted = wanted(order, package());
     let before = ours();
     let mut files = wanted.clone();
     for path in before.keys() {
@@ -39,11 +45,15 @@ pub(super) fn install(job: &Job, calendar: &Calendar, report: &mut Report) -> Re
     }
     let was = |path: &Path| before.get(path).cloned().flatten();
     let is_changed = files.iter().any(|(path, text)| was(path) != *text);
-    let is_new_time = files
-        .iter()
-        .any(|(path, text)| path.to_string_lossy().contains(TIMER) && was(path) != *text);
+    let is_new_time = |job: Job| {
+        let timer = timer_of(job);
+        let mut files = files.iter();
+        files.any(|(path, text)| path.to_string_lossy().contains(&timer) && was(path) != *text)
+    };
+    // What is no longer wanted is switched off while systemd still knows it.
+    let mut switched = switch_off_others(order)?;
     apply(&files)?;
-    let switched = switch_on(is_changed, is_new_time).map_err(|why| {
+    switched |= switch_on(order, is_changed, is_new_time).map_err(|why| {
         let all: Files = files.keys().map(|path| (path.clone(), was(path))).collect();
         if is_changed {
             take_back(&all);
@@ -66,25 +76,55 @@ pub(super) fn install(job: &Job, calendar: &Calendar, report: &mut Report) -> Re
     Ok(())
 }
 
-/// Whether anything had to be done.
-fn switch_on(is_changed: bool, is_new_time: bool) -> Result<bool, String> {
-    let before = Timer::ask()?;
-    if is_changed || before.is_outdated {
+/// Whether a timer of ours was on whose job is no longer to be started.
+fn switch_off_others(order: &Order) -> Result<bool, String> {
+    let mut any = false;
+    let wanted = |job: &Job| order.starts.iter().any(|start| start.job == *job);
+    for job in Job::ALL.into_iter().filter(|job| !wanted(job)) {
+        if Timer::ask(job)?.is_on() {
+            systemctl(&["disable", "--now", &timer_of(job)])?;
+            gone(Path::new(&stamp(job)))?;
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// Whether anything had to be done. If it cannot be, what was off before is off.
+fn switch_on(
+    order: &Order,
+    is_changed: bool,
+    is_new_time: impl Fn(Job) -> bool,
+) -> Result<bool, String> {
+    let jobs = order.starts.iter().map(|start| start.job);
+    let mut before = Vec::new();
+    for job in jobs {
+        before.push((job, Timer::ask(job)?));
+    }
+    let is_outdated = before.iter().any(|(_, timer)| timer.is_outdated);
+    if is_changed || is_outdated {
         systemctl(&["daemon-reload"])?;
     }
-    if !before.is_enabled || !before.is_active {
-        systemctl(&["enable", "--now", TIMER]).inspect_err(|_| {
-            if !before.is_enabled {
-                let _ = systemctl(&["disable", "--now", TIMER]);
-            }
-        })?;
-        return Ok(true);
+    let mut switched = is_changed || is_outdated;
+    let mut new = Vec::new();
+    for (job, timer) in before {
+        let name = timer_of(job);
+        if !timer.is_enabled {
+            new.push(name.clone());
+        }
+        if !timer.is_enabled || !timer.is_active {
+            systemctl(&["enable", "--now", &name]).inspect_err(|_| {
+                for name in &new {
+                    let _ = systemctl(&["disable", "--now", name]);
+                }
+            })?;
+            switched = true;
+        } else if is_new_time(job) {
+            // A running timer keeps the time it was waiting for.
+            systemctl(&["restart", &name])?;
+        }
     }
-    if is_new_time {
-        // A running timer keeps the time it was waiting for.
-        systemctl(&["restart", TIMER])?;
-    }
-    Ok(is_changed || before.is_outdated)
+    Ok(switched)
 }
 
 /// Takes it away. `note`: what to say if there was something.
@@ -92,19 +132,25 @@ pub(super) fn remove(report: &mut Report, note: &str) -> Result<(), String> {
     let runs = has_systemd();
     let before = ours();
     let is_packaged = package().is_some();
-    let timer = if runs { Some(Timer::ask()?) } else { None };
-    let is_on = timer.is_some_and(|timer| timer.is_enabled || timer.is_active);
+    let mut on = Vec::new();
+    for job in Job::ALL.into_iter().filter(|_| runs) {
+        if Timer::ask(job)?.is_on() {
+            on.push(timer_of(job));
+        }
+    }
     let is_foreign = refuse_foreign().is_err();
-    if before.is_empty() && (!is_on || is_foreign || !is_packaged) {
-        if is_on || is_foreign {
+    if before.is_empty() && (on.is_empty() || is_foreign || !is_packaged) {
+        if !on.is_empty() || is_foreign {
+            let timer = on.into_iter().next();
             report.notes.push(format!(
-                "{TIMER} was not written by this program, and is left as it is"
+                "{} was not written by this program, and is left as it is",
+                timer.unwrap_or_else(|| timer_of(Job::Run))
             ));
         }
         return Ok(());
     }
-    if is_on && !is_foreign {
-        systemctl(&["disable", "--now", TIMER])?;
+    for timer in on.iter().filter(|_| !is_foreign) {
+        systemctl(&["disable", "--now", timer])?;
     }
     let nothing: Files = before.keys().map(|path| (path.clone(), None)).collect();
     apply(&nothing)?;
@@ -112,13 +158,18 @@ pub(super) fn remove(report: &mut Report, note: &str) -> Result<(), String> {
         report.file(path, None, Change::Removed);
     }
     report.changed = true;
-    if !runs && fs::symlink_metadata(ENABLED).is_ok() {
-        gone(Path::new(ENABLED))?;
+    for job in Job::ALL {
+        let enabled = enabled(job);
+        if !runs && fs::symlink_metadata(&enabled).is_ok() {
+            gone(Path::new(&enabled))?;
+        }
     }
     if runs {
         systemctl(&["daemon-reload"])?;
     }
-    gone(Path::new(STAMP))?;
+    for job in Job::ALL {
+        gone(Path::new(&stamp(job)))?;
+    }
     if !note.is_empty() {
         report.notes.push(note.to_owned());
     }

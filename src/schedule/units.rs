@@ -3,20 +3,14 @@
 //! The service is closed as far as GitLab's commands allow, which run as root, become other users (`chpst`, `su`),
 //! and read and write what belongs to them. Each exception stands in the unit with its reason.
 
+mod sandbox;
+
 use std::path::Path;
 
-use super::{Calendar, Job};
-use crate::job;
+use self::sandbox::{EXPORT_ENDS, MAIL, NARROW_SANDBOX, RUN_ENDS, SANDBOX, WHAT_GITLAB_WRITES};
+use super::{Calendar, Order, Start};
+use crate::job::Job;
 
-/// The timer, and what it starts.
-pub(super) const TIMER: &str = "gitlab-pi-backup.timer";
-pub(super) const SERVICE: &str = "gitlab-pi-backup.service";
-/// What the timer of a job starts.
-pub(super) fn service_of(job: job::Job) -> String {
-    format!("{}.service", job.unit())
-}
-/// Tells of a run that was killed.
-const CRASHED: &str = "gitlab-pi-backup-crashed.service";
 /// Every file of ours begins with this.
 pub(super) const MARK: &str = "# Written by `gitlab-pi-backup schedule install`";
 const WHOSE: &str = ", taken away by `gitlab-pi-backup schedule remove`.\n\
@@ -27,63 +21,100 @@ const PACKAGED: &str = "# Part of the package; `gitlab-pi-backup schedule instal
 /// The state folder that systemd makes for a service.
 const STATE_DIR: &str = "/var/lib/gitlab-pi-backup";
 
+/// What starts a job.
+pub(super) fn timer_of(job: Job) -> String {
+    format!("{}.timer", job.unit())
+}
+
+/// What the timer of a job starts.
+pub(super) fn service_of(job: Job) -> String {
+    format!("{}.service", job.unit())
+}
+
+/// What tells of a job that was killed.
+fn crashed_of(job: Job) -> String {
+    format!("{}-crashed.service", job.unit())
+}
+
+/// The names of all units of a job.
+pub(super) fn names(job: Job) -> [String; 3] {
+    [service_of(job), timer_of(job), crashed_of(job)]
+}
+
 /// The units with their names, as one who has no package gets them or as a package brings them.
-pub(super) fn units(job: &Job, calendar: &Calendar, packaged: bool) -> Vec<(&'static str, String)> {
-    let texts = [
-        (SERVICE, service(job)),
-        (TIMER, timer(calendar)),
-        (CRASHED, crashed(job)),
-    ];
+pub(super) fn units(order: &Order, packaged: bool) -> Vec<(String, String)> {
+    let starts = order.starts.iter();
+    let texts = starts.flat_map(|start| {
+        let names = names(start.job).into_iter();
+        names.zip([
+            service(order, start.job),
+            timer(start),
+            crashed(order, start.job),
+        ])
+    });
     let head = if packaged {
         PACKAGED.to_owned()
     } else {
         format!("{MARK}{WHOSE}")
     };
     texts
-        .into_iter()
-        .map(|(name, text)| (name, format!("{head}{name}\n\n{text}")))
+        .map(|(name, text)| {
+            let text = format!("{head}{name}\n\n{text}");
+            (name, text)
+        })
         .collect()
 }
 
-/// What must be added to the package's units so that they do the same: drop-ins by the name of their unit.
-pub(super) fn drop_ins(
-    job: &Job,
-    calendar: &Calendar,
-    package: impl Fn(&str) -> String,
-) -> Vec<(&'static str, String)> {
+/// What must be added to a package's units so that they do the same: drop-ins by the name of their unit. What the
+/// package does not bring has an empty text, and gets none.
+pub(super) fn drop_ins(order: &Order, package: impl Fn(&str) -> String) -> Vec<(String, String)> {
     let head = format!("{MARK}, taken away by `gitlab-pi-backup schedule remove`.\n\n");
-    let times = on_calendar(calendar);
-    // An empty one takes back what the package says.
-    let mut all = vec![(TIMER, format!("{head}[Timer]\nOnCalendar=\n{times}"))];
-    for (unit, wanted) in [(SERVICE, service(job)), (CRASHED, crashed(job))] {
-        let there = package(unit);
-        let mut text = String::new();
-        for key in ["ExecStartPre", "ExecStart"] {
-            let of_key = |text: &str| settings(text, key);
-            if of_key(&wanted) != of_key(&there) {
-                text.extend([key, "=\n"]);
-                text.extend(
-                    of_key(&wanted)
-                        .iter()
-                        .map(|value| format!("{key}={value}\n")),
-                );
+    let mut all = Vec::new();
+    for start in &order.starts {
+        let job = start.job;
+        let times = on_calendar(&start.calendar);
+        // An empty one takes back what the package says.
+        let timer = format!("{head}[Timer]\nOnCalendar=\n{times}");
+        all.push((timer_of(job), timer));
+        for (unit, wanted) in [
+            (service_of(job), service(order, job)),
+            (crashed_of(job), crashed(order, job)),
+        ] {
+            let text = difference(&wanted, &package(&unit));
+            if !text.is_empty() {
+                all.push((unit, format!("{head}[Service]\n{text}")));
             }
         }
-        for key in [
-            "LoadCredential",
-            "LoadCredentialEncrypted",
-            "ReadWritePaths",
-        ] {
-            let known = settings(&there, key);
-            let new = settings(&wanted, key).into_iter();
-            let new = new.filter(|value| !known.contains(value));
-            text.extend(new.map(|value| format!("{key}={value}\n")));
-        }
-        if !text.is_empty() {
-            all.push((unit, format!("{head}[Service]\n{text}")));
+    }
+    all.retain(|(unit, _)| !package(unit).is_empty());
+    all
+}
+
+/// The lines that make the service that is there do what is wanted.
+fn difference(wanted: &str, there: &str) -> String {
+    let mut text = String::new();
+    for key in ["ExecStartPre", "ExecStart"] {
+        let of_key = |text: &str| settings(text, key);
+        if of_key(wanted) != of_key(there) {
+            text.extend([key, "=\n"]);
+            text.extend(
+                of_key(wanted)
+                    .iter()
+                    .map(|value| format!("{key}={value}\n")),
+            );
         }
     }
-    all
+    for key in [
+        "LoadCredential",
+        "LoadCredentialEncrypted",
+        "ReadWritePaths",
+    ] {
+        let known = settings(there, key);
+        let new = settings(wanted, key).into_iter();
+        let new = new.filter(|value| !known.contains(value));
+        text.extend(new.map(|value| format!("{key}={value}\n")));
+    }
+    text
 }
 
 /// The values of a key, in order.
@@ -103,15 +134,20 @@ fn on_calendar(calendar: &Calendar) -> String {
     })
 }
 
-fn timer(calendar: &Calendar) -> String {
+fn timer(start: &Start) -> String {
+    let calendar = &start.calendar;
     let times = on_calendar(calendar);
+    let (what, missed) = match start.job {
+        Job::Run => ("Back up GitLab", "A run that was missed"),
+        Job::Projects => ("Export GitLab's projects", "An export that was missed"),
+    };
     format!(
         "[Unit]\n\
-         Description=Back up GitLab: {calendar}\n\
+         Description={what}: {calendar}\n\
          \n\
          [Timer]\n\
          {times}\
-         # A run that was missed while the machine was off starts when it is on again.\n\
+         # {missed} while the machine was off starts when it is on again.\n\
          Persistent=true\n\
          AccuracySec=1min\n\
          # No RandomizedDelaySec=: one machine is no herd, and `status` can tell when the next run starts.\n\
@@ -122,7 +158,7 @@ fn timer(calendar: &Calendar) -> String {
 }
 
 /// The program and its arguments.
-fn command(job: &Job, arguments: &str) -> String {
+fn command(job: &Order, arguments: &str) -> String {
     let program = argument(&job.program);
     match &job.config {
         Some(config) => format!("{program} -c {} {arguments}", argument(config)),
@@ -130,17 +166,40 @@ fn command(job: &Job, arguments: &str) -> String {
     }
 }
 
-fn service(job: &Job) -> String {
-    let (program, run) = (argument(&job.program), command(job, "run"));
-    let (state, secrets, writable) = (state(job), secrets(job), writable(job, &GITLAB));
-    let make_state = make_state(job);
+fn service(order: &Order, job: Job) -> String {
+    let (program, start) = (
+        argument(&order.program),
+        command(order, &order.arguments(job)),
+    );
+    let (state, secrets, make_state) = (state(order), secrets(order), make_state(order));
+    let (description, after, ending, writable, sandbox) = match job {
+        Job::Run => (
+            "Back up GitLab and bring the backup to every destination",
+            "network-online.target gitlab-runsvdir.service".to_owned(),
+            RUN_ENDS,
+            WHAT_GITLAB_WRITES.to_owned() + &writable(order, &GITLAB),
+            SANDBOX,
+        ),
+        Job::Projects => (
+            "Export GitLab's projects and bring the exports to their destination",
+            // Where both are to start at one time, the backup of the whole comes first.
+            format!(
+                "network-online.target gitlab-runsvdir.service {}",
+                service_of(Job::Run)
+            ),
+            EXPORT_ENDS,
+            writable(order, &[]),
+            NARROW_SANDBOX,
+        ),
+    };
+    let crashed = crashed_of(job);
     format!(
         "[Unit]\n\
-         Description=Back up GitLab and bring the backup to every destination\n\
+         Description={description}\n\
          Wants=network-online.target\n\
-         After=network-online.target gitlab-runsvdir.service\n\
+         After={after}\n\
          # For a run that was killed; one that ends by itself tells by itself.\n\
-         OnFailure={CRASHED}\n\
+         OnFailure={crashed}\n\
          \n\
          [Service]\n\
          Type=oneshot\n\
@@ -148,17 +207,11 @@ fn service(job: &Job) -> String {
          # waits for nobody or, where somebody made it wait, for ever. This takes whatever sets the clock (timesyncd,\n\
          # chrony, ntpsec), at most three minutes, and lets the run begin in any case.\n\
          ExecStartPre=-{program} schedule await-clock\n\
-         {make_state}ExecStart={run}\n\
+         {make_state}ExecStart={start}\n\
          # Stopped by systemd itself, after it left everything as the next run needs it. A run that was done in part\n\
          # (3) or that found another one at work (4) is left to show up in `systemctl --failed`: timers send no mail.\n\
          SuccessExitStatus=143\n\
-         # The program ends GitLab's commands by itself, so that what was sent is kept; then the rest goes.\n\
-         KillMode=mixed\n\
-         TimeoutStopSec=2min\n\
-         # How long GitLab's commands and an upload may take is in the configuration.\n\
-         TimeoutStartSec=infinity\n\
-         # If one of GitLab's commands is too big for the memory, the run is to tell of it, not to be ended with it.\n\
-         OOMPolicy=continue\n\
+         {ending}\
          \n\
          Nice=10\n\
          CPUWeight=20\n\
@@ -166,21 +219,26 @@ fn service(job: &Job) -> String {
          IOSchedulingClass=idle\n\
          \n\
          {secrets}{state}\
-         # GitLab's: its configuration and what is backed up from it, its data with the staging of a backup, its log\n\
-         # files, the lock of its backups. What is missing is passed over.\n\
          {writable}{MAIL}\
          # Where `ssh` keeps its socket, for a destination by SFTP.\n\
          Environment=XDG_STATE_HOME=/tmp\n\
-         {SANDBOX}"
+         {sandbox}"
     )
 }
 
-fn crashed(job: &Job) -> String {
-    let tell = command(job, "notify crashed");
-    let (state, secrets, writable) = (state(job), secrets(job), writable(job, &[]));
+fn crashed(order: &Order, job: Job) -> String {
+    let (what, arguments) = match job {
+        Job::Run => ("a backup of GitLab", "notify crashed"),
+        Job::Projects => (
+            "an export of GitLab's projects",
+            "notify crashed --projects",
+        ),
+    };
+    let tell = command(order, arguments);
+    let (state, secrets, writable) = (state(order), secrets(order), writable(order, &[]));
     format!(
         "[Unit]\n\
-         Description=Tell that a backup of GitLab was killed\n\
+         Description=Tell that {what} was killed\n\
          \n\
          [Service]\n\
          Type=oneshot\n\
@@ -194,15 +252,10 @@ fn crashed(job: &Job) -> String {
     )
 }
 
-/// Where what is called `sendmail` puts a letter: Postfix, Exim, nullmailer, the `DragonFly` agent, `OpenSMTPD`.
-const MAIL: &str = "# For a mail that goes by the local sendmail.\n\
-    ReadWritePaths=-/var/spool/postfix -/var/spool/exim4 -/var/log/exim4 -/var/spool/nullmailer\n\
-    ReadWritePaths=-/var/spool/dma -/var/spool/smtpd -/var/mail\n";
-
 /// GitLab's folders that its backup commands write to.
 const GITLAB: [&str; 2] = ["/var/opt/gitlab", "/var/log/gitlab"];
 
-fn writable(job: &Job, gitlab: &[&str]) -> String {
+fn writable(job: &Order, gitlab: &[&str]) -> String {
     let mut paths: Vec<String> = gitlab.iter().map(|path| (*path).to_owned()).collect();
     let is_gitlab = !gitlab.is_empty();
     let own = job.gitlab_writable.iter().filter(|_| is_gitlab);
@@ -227,7 +280,7 @@ fn writable(job: &Job, gitlab: &[&str]) -> String {
 }
 
 /// The secrets that the configuration takes from systemd.
-fn secrets(job: &Job) -> String {
+fn secrets(job: &Order) -> String {
     let line = |credential: &super::Credential| {
         let key = if credential.is_encrypted {
             "LoadCredentialEncrypted"
@@ -242,7 +295,7 @@ fn secrets(job: &Job) -> String {
 }
 
 /// The folder of lock, journals and history, where systemd can make it.
-fn state(job: &Job) -> &'static str {
+fn state(job: &Order) -> &'static str {
     if job.state_dir == Path::new(STATE_DIR) {
         "StateDirectory=gitlab-pi-backup\nStateDirectoryMode=0700\n"
     } else {
@@ -251,39 +304,13 @@ fn state(job: &Job) -> &'static str {
 }
 
 /// Elsewhere it does not: what is missing when the service starts cannot be written to, either.
-fn make_state(job: &Job) -> String {
+fn make_state(job: &Order) -> String {
     if job.state_dir == Path::new(STATE_DIR) {
         return String::new();
     }
     let folder = argument(&job.state_dir.display().to_string());
     format!("ExecStartPre=+-/bin/mkdir -p -m 0700 {folder}\n")
 }
-
-const SANDBOX: &str = "ProtectSystem=strict\n\
-    # Not hidden: archives, tokens and this program may lie in a home.\n\
-    ProtectHome=read-only\n\
-    PrivateTmp=yes\n\
-    PrivateDevices=yes\n\
-    ProtectClock=yes\n\
-    ProtectControlGroups=yes\n\
-    ProtectHostname=yes\n\
-    ProtectKernelLogs=yes\n\
-    ProtectKernelModules=yes\n\
-    ProtectKernelTunables=yes\n\
-    LockPersonality=yes\n\
-    RestrictNamespaces=yes\n\
-    RestrictRealtime=yes\n\
-    # GitLab's wrappers are started by root and go down to git, gitlab-psql, registry: they need no setuid program.\n\
-    NoNewPrivileges=yes\n\
-    # AF_NETLINK: names and routes are looked up by it.\n\
-    RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n\
-    # To become other users and end their processes, to read and keep what belongs to them, to lower priorities.\n\
-    CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID\n\
-    CapabilityBoundingSet=CAP_KILL CAP_SETGID CAP_SETUID CAP_SYS_NICE CAP_SYS_RESOURCE CAP_AUDIT_WRITE\n\
-    # Left out, since GitLab's commands would fail: RestrictSUIDSGID= (its registry's folder is setgid, and\n\
-    # `strategy = \"copy\"` copies that), MemoryDenyWriteExecute= (Ruby and git compile at run time), UMask= (git must\n\
-    # read what root makes), PrivateNetwork=, PrivateUsers=, ProtectProc= (who holds the lock is looked up),\n\
-    # SystemCallArchitectures= (a 32-bit GitLab on a 64-bit system), SystemCallFilter= (nobody can promise).\n";
 
 /// A word of a command, in which `$` would begin a variable.
 fn argument(text: &str) -> String {
@@ -309,8 +336,16 @@ mod tests {
     use super::super::Credential;
     use super::*;
 
-    fn job() -> Job {
-        Job {
+    const TIMER: &str = "gitlab-pi-backup.timer";
+    const SERVICE: &str = "gitlab-pi-backup.service";
+    const CRASHED: &str = "gitlab-pi-backup-crashed.service";
+
+    fn job() -> Order {
+        Order {
+            starts: vec![Start {
+                job: Job::Run,
+                calendar: daily(),
+            }],
             program: "/usr/bin/gitlab-pi-backup".to_owned(),
             config: None,
             state_dir: STATE_DIR.into(),
@@ -320,8 +355,8 @@ mod tests {
         }
     }
 
-    fn other() -> Job {
-        Job {
+    fn other() -> Order {
+        Order {
             program: "/opt/a b/50%$x".to_owned(),
             config: Some("/etc/other.toml".to_owned()),
             state_dir: "/srv/state".into(),
@@ -341,7 +376,7 @@ mod tests {
 
     #[test]
     fn the_units_say_what_is_started_and_what_may_be_written() {
-        let units = units(&other(), &daily(), false);
+        let units = units(&other(), false);
         let text = |name: &str| {
             let unit = units.iter().find(|(unit, _)| *unit == name);
             unit.map(|(_, text)| text.as_str()).expect(name)
@@ -373,20 +408,21 @@ mod tests {
 
     #[test]
     fn a_package_only_needs_what_differs() {
-        let packaged = super::units(&job(), &daily(), true);
+        let packaged = super::units(&job(), true);
         let there = |name: &str| {
             let unit = packaged.iter().find(|(unit, _)| *unit == name);
-            unit.map(|(_, text)| text.clone()).expect(name)
+            unit.map(|(_, text)| text.clone()).unwrap_or_default()
         };
-        let same = drop_ins(&job(), &daily(), there);
-        let [(TIMER, text)] = &same[..] else {
+        let same = drop_ins(&job(), there);
+        let [(unit, text)] = &same[..] else {
             panic!("{same:?}")
         };
+        assert_eq!(unit, TIMER);
         assert!(text.ends_with(
             "\n[Timer]\nOnCalendar=\nOnCalendar=*-*-01 04:00:00\nOnCalendar=Mon *-*-* 04:00:00\n"
         ));
-        let others = drop_ins(&other(), &daily(), there);
-        let names: Vec<_> = others.iter().map(|(name, _)| *name).collect();
+        let others = drop_ins(&other(), there);
+        let names: Vec<_> = others.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, [TIMER, SERVICE, CRASHED]);
         assert!(
             others[1].1.contains("\nExecStart=\nExecStart=\"/opt"),

@@ -28,6 +28,8 @@ pub struct Health {
     pub last_run: Option<LastRun>,
     /// The last rehearsal that was recorded.
     pub last_rehearsal: Option<LastRehearsal>,
+    /// The exports of projects; none where none are to be made.
+    pub projects: Option<Projects>,
     /// One row for each configured destination.
     pub destinations: Vec<Place>,
     /// Why it is not healthy, in words.
@@ -65,6 +67,30 @@ pub struct LastRehearsal {
     /// When it ended.
     #[serde(serialize_with = "rfc3339")]
     pub finished_at: DateTime<Utc>,
+}
+
+/// The exports of projects.
+#[derive(Clone, Debug, Serialize)]
+pub struct Projects {
+    /// The last export that was recorded.
+    pub last_run: Option<LastRun>,
+    /// How that ended: `ok`, `partial`, `failed`.
+    pub status: Option<String>,
+    /// How long ago the last one began that brought everything.
+    pub age_seconds: Option<u64>,
+    /// How long ago that may be.
+    pub max_age_seconds: u64,
+    /// How many projects the last export stored.
+    pub exported: u64,
+    /// How many had been stored earlier that day.
+    pub already_done: u64,
+    /// How many failed.
+    pub failed: u64,
+    /// How many GitLab does not let this token export.
+    pub skipped: u64,
+    /// When the next one starts.
+    #[serde(serialize_with = "rfc3339_or_null")]
+    pub next_run: Option<DateTime<Utc>>,
 }
 
 /// A destination.

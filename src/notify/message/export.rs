@@ -138,7 +138,7 @@ mod tests {
         let (head, rest) = text.split_once("\n\nfailed:\n").expect("what failed");
         assert_eq!(
             head,
-            "905 projects: 4 exported, 1 already done, 900 failed\n3 MiB to s3, in 1h 1m"
+            "905 projects: 4 exported, 1 already done, 900 failed\n3.0 MiB to s3, in 1h 1m"
         );
         assert!(
             rest.starts_with("- group/\u{fffd}0: GitLab said no: ask it\n"),
