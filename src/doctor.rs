@@ -29,7 +29,6 @@ use serde::Serialize;
 use crate::archive::{ArchiveKind, newest};
 use crate::destination::Destination;
 use crate::doctor::configuration::{Configuration, Environment};
-use crate::doctor::schedule::{Plan, Target};
 use crate::gitlab::api::Api;
 use crate::doctor::schedule::{Exports, Plan, Target};
 use crate::gitlab::host;
