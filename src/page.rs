@@ -8,6 +8,7 @@
 mod calendar;
 mod chart;
 mod clock;
+mod exports;
 mod file;
 mod growth;
 mod last;
@@ -57,7 +58,11 @@ impl Ending {
     ];
 
     fn of(run: &PastRun) -> Ending {
-        match (run.status.as_str(), run.exit) {
+        Ending::of_job(&run.status, run.exit)
+    }
+
+    fn of_job(status: &str, exit: Option<u8>) -> Ending {
+        match (status, exit) {
             (_, Some(129 | 130 | 143)) => Ending::Stopped,
             ("ok", _) => Ending::Good,
             ("partial", _) => Ending::InPart,
@@ -122,6 +127,7 @@ pub fn html<Tz: TimeZone>(facts: &Facts<'_>, now: &DateTime<Tz>) -> String {
         calendar::section(&runs, &clock),
         chart::sizes(&runs, &clock),
         chart::durations(&runs, &clock),
+        exports::section(&facts.known.exports, &clock),
         last::rehearsals(facts.known, &clock),
         last::runs(&runs, &clock),
     ];

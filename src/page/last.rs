@@ -111,7 +111,7 @@ pub(super) fn runs(runs: &[Entry<'_>], clock: &Clock<'_>) -> String {
     )
 }
 
-fn sign(ending: Ending, word: &str) -> String {
+pub(super) fn sign(ending: Ending, word: &str) -> String {
     let class = ending.class();
     format!(
         "<span class=\"ending {class}\"><svg viewBox=\"0 0 12 12\" aria-hidden=\"true\"><use href=\"#day\"/>\

@@ -20,15 +20,18 @@ pub(super) fn title(facts: &Facts<'_>) -> String {
 }
 
 fn word(facts: &Facts<'_>) -> &'static str {
+    // What only exports projects has no backup to be complete.
+    let exported = facts.health.projects.as_ref();
+    let exported = exported.filter(|_| !facts.known.wants_backups());
     match (
         &facts.history,
         facts.health.healthy,
-        facts.health.created_at,
+        facts.health.created_at.is_some() || exported.is_some(),
     ) {
         (Err(_), false, _) => "Not known",
         (_, true, _) => "Safe",
-        (_, false, Some(_)) => "Not safe",
-        (_, false, None) => "No complete backup",
+        (_, false, true) => "Not safe",
+        (_, false, false) => "No complete backup",
     }
 }
 
@@ -40,6 +43,7 @@ pub(super) fn section(facts: &Facts<'_>, clock: &Clock<'_>) -> String {
     let lead = match made {
         Some(made) => format!("The newest complete backup is {} old.", clock.age(made)),
         None if facts.history.is_err() => "What earlier runs did cannot be read.".to_owned(),
+        None if !facts.known.wants_backups() => exported(facts),
         None if facts.known.runs.is_empty() => "This machine remembers no run.".to_owned(),
         None => "No run that is remembered has stored a whole backup.".to_owned(),
     };
@@ -69,9 +73,16 @@ pub(super) fn section(facts: &Facts<'_>, clock: &Clock<'_>) -> String {
             &Escaped(first_line(id, 80)).to_string(),
         );
     }
-    let (next, more) = next_run(facts, clock);
-    fact("Next run", &next, &more);
-    if let Some(until) = good_until(facts) {
+    if facts.known.wants_backups() {
+        let (next, more) = next_run(facts, clock);
+        fact("Next run", &next, &more);
+    }
+    if let Some(projects) = &health.projects {
+        let next = projects.next_run.map(|next| clock.moment(next));
+        let next = next.unwrap_or_else(|| "none is scheduled".to_owned());
+        fact("Next project export", &next, "");
+    }
+    if let Some(until) = good_until(facts, clock) {
         fact(
             "This holds until",
             &clock.moment(until),
@@ -79,6 +90,18 @@ pub(super) fn section(facts: &Facts<'_>, clock: &Clock<'_>) -> String {
         );
     }
     html + "</dl>\n</div>\n</section>\n"
+}
+
+/// How old the last good export is, where there is nothing else.
+fn exported(facts: &Facts<'_>) -> String {
+    let age = facts.health.projects.as_ref();
+    match age.and_then(|projects| projects.age_seconds) {
+        Some(age) => {
+            let age = Span(to_minutes(Duration::from_secs(age)));
+            format!("The last good project export is {age} old.")
+        }
+        None => "No export that is remembered has brought all projects.".to_owned(),
+    }
 }
 
 /// When, and how long until then; or why not.
@@ -142,12 +165,24 @@ fn list(class: &str, texts: &[&str]) -> String {
     }
 }
 
-/// When the newest backup will be too old; only of a healthy one.
-fn good_until(facts: &Facts<'_>) -> Option<DateTime<Utc>> {
+/// When the newest backup, or the last export, will be too old; only of healthy ones.
+fn good_until(facts: &Facts<'_>, clock: &Clock<'_>) -> Option<DateTime<Utc>> {
     let health = facts.health;
-    let may_be_old = Duration::from_secs(health.max_age_seconds);
-    let made = health
-        .created_at
-        .filter(|_| health.healthy && !may_be_old.is_zero())?;
-    made.checked_add_signed(TimeDelta::from_std(may_be_old).ok()?)
+    let later = |made: DateTime<Utc>, seconds: u64| {
+        let may_be_old = Duration::from_secs(seconds);
+        let delta = TimeDelta::from_std(may_be_old).ok()?;
+        made.checked_add_signed(delta)
+            .filter(|_| !may_be_old.is_zero())
+    };
+    let backup = health.created_at;
+    let backup = backup.and_then(|made| later(made, health.max_age_seconds));
+    let exports = health.projects.as_ref().and_then(|projects| {
+        let age = Duration::from_secs(projects.age_seconds?);
+        let made = clock
+            .now()
+            .checked_sub_signed(TimeDelta::from_std(age).ok()?)?;
+        later(made, projects.max_age_seconds)
+    });
+    let both = [backup, exports].into_iter().flatten();
+    both.min().filter(|_| health.healthy)
 }
