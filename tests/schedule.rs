@@ -13,6 +13,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_gitlab-pi-backup");
 const ETC: &str = "etc/systemd/system";
 const TIMER: &str = "etc/systemd/system/gitlab-pi-backup.timer";
 const SERVICE: &str = "etc/systemd/system/gitlab-pi-backup.service";
+const EXPORT_TIMER: &str = "etc/systemd/system/gitlab-pi-backup-projects.timer";
+const EXPORT_SERVICE: &str = "etc/systemd/system/gitlab-pi-backup-projects.service";
+const PROJECTS: &str = "[projects]\ndestination = \"dropbox\"\nall = true\n";
 const DROP_IN: &str = "etc/systemd/system/gitlab-pi-backup.timer.d/schedule.conf";
 
 fn install() -> [&'static str; 2] {
@@ -426,7 +429,7 @@ fn what_is_shown_is_what_is_installed_and_systemd_takes_it() {
     machine.write("credentials.encrypted/gitlab.token", "secret");
     let config = machine.read("config.toml").expect("a configuration");
     let more = "[notify]\nmetrics_file = \"/var/lib/metrics/gitlab.prom\"\n[report]\nfile = \"/srv/www/b.html\"\n";
-    machine.host.write_config(&(config + more));
+    machine.host.write_config(&(config + more + PROJECTS));
     let shown = machine.run(&["schedule", "show", "--json", "--at", "0 4 1,15 * 5"]);
     let files = shown.json()["files"].as_array().expect("files").clone();
     let text = machine.run(&["schedule", "show", "--at", "0 4 1,15 * 5"]);
@@ -455,6 +458,20 @@ fn what_is_shown_is_what_is_installed_and_systemd_takes_it() {
         let line = format!("\nReadWritePaths=-{path}\n");
         assert!(service.contains(&line), "{line} is not in {service}");
     }
+    // The service of exports starts nothing of GitLab's, and may write to none of its folders.
+    let exports = machine.read(EXPORT_SERVICE).expect("a service");
+    for path in ["/var/lib/metrics", "/srv/www"] {
+        let line = format!("\nReadWritePaths=-{path}\n");
+        assert!(exports.contains(&line), "{line} is not in {exports}");
+    }
+    assert!(
+        !exports.contains("ReadWritePaths=-/var/opt/gitlab"),
+        "{exports}"
+    );
+    assert!(
+        exports.contains("\nLoadCredentialEncrypted=gitlab.token:"),
+        "{exports}"
+    );
     let folder = machine.path(ETC);
     let mut analyze = Command::new("systemd-analyze");
     analyze.env("SYSTEMD_UNIT_PATH", format!("{}:", folder.display()));
@@ -463,6 +480,9 @@ fn what_is_shown_is_what_is_installed_and_systemd_takes_it() {
         "gitlab-pi-backup.service",
         "gitlab-pi-backup.timer",
         "gitlab-pi-backup-crashed.service",
+        "gitlab-pi-backup-projects.service",
+        "gitlab-pi-backup-projects.timer",
+        "gitlab-pi-backup-projects-crashed.service",
     ] {
         analyze.arg(folder.join(unit));
     }
@@ -555,6 +575,204 @@ fn a_configuration_that_was_changed_is_missed_by_doctor() {
     let usual = machine.run(&install());
     let note = "note: until now runs started at Mon *-*-* 03:00:00; `schedule install --at 'Mon *-*-* 03:00:00'`";
     assert!(usual.out.contains(note), "{usual}");
+}
+
+/// A machine that was set up for runs alone gets to export projects, and stops doing so.
+#[test]
+fn exports_get_a_timer_beside_that_of_runs_and_lose_it_again() {
+    if !is_possible("exports_get_a_timer_beside_that_of_runs_and_lose_it_again") {
+        return;
+    }
+    let machine = Machine::new(PROGRAM, Init::Systemd);
+    let nothing = machine.tree();
+    let config = machine.read("config.toml").expect("a configuration");
+    let check = |machine: &Machine| {
+        let checks = machine.run(&["doctor", "--offline", "--json"]).json()["checks"].clone();
+        let mut checks = checks.as_array().expect("checks").iter();
+        let check = checks.find(|check| check["check"] == "schedule");
+        let check = check.expect("a check");
+        (check["status"].clone(), check["detail"].to_string())
+    };
+    machine.run(&install());
+    let runs_alone = machine.tree();
+    assert!(!machine.read(SERVICE).expect("a service").contains("--wait"));
+    machine.deeds();
+
+    machine.host.write_config(&(config.clone() + PROJECTS));
+    let (status, detail) = check(&machine);
+    assert!(
+        status == "failed" && detail.contains("nothing starts project exports"),
+        "{detail}"
+    );
+    let status = machine.run(&["status"]);
+    assert!(
+        status.out.contains(
+            "note: nothing starts project exports by itself: gitlab-pi-backup schedule install"
+        ),
+        "{status}"
+    );
+    let both = machine.run(&install());
+    assert_eq!(both.status, Some(0), "{both}");
+    for line in [
+        "runs start at Wed,Sat *-*-* 04:00:00; the next one on ",
+        "project exports start at Wed,Sat *-*-* 05:00:00; the next one on ",
+    ] {
+        assert!(both.out.contains(line), "{line} is not in {both}");
+    }
+    assert_eq!(
+        machine.deeds(),
+        [
+            "systemctl daemon-reload",
+            "systemctl enable --now gitlab-pi-backup-projects.timer"
+        ]
+    );
+    // None is given up because the other one takes long.
+    for (service, command) in [(SERVICE, "run"), (EXPORT_SERVICE, "export projects")] {
+        let text = machine.read(service).expect("a service");
+        assert!(text.contains(&format!(" {command} --wait 12h\n")), "{text}");
+    }
+    let timer = machine.read(EXPORT_TIMER).expect("a timer");
+    assert!(
+        timer.contains("\nOnCalendar=Wed,Sat *-*-* 05:00:00\n"),
+        "{timer}"
+    );
+    let (status, detail) = check(&machine);
+    assert!(
+        status == "ok" && detail.contains("; project exports next "),
+        "{detail}"
+    );
+    let status = machine.run(&["status", "--json"]).json();
+    assert!(
+        status["projects"]["next_run"]
+            .as_str()
+            .is_some_and(|next| next.contains("T05:00:00Z")),
+        "{status}"
+    );
+    let again = machine.run(&install());
+    assert!(again.out.contains("nothing was to be changed"), "{again}");
+    let report = machine
+        .run(&["schedule", "show", "--json", "--projects-at", "daily"])
+        .json();
+    assert_eq!(report["calendar"], report["jobs"][0]["calendar"]);
+    assert_eq!(
+        (&report["jobs"][0]["job"], &report["jobs"][1]["job"]),
+        (&"run".into(), &"export projects".into())
+    );
+    assert_eq!(report["jobs"][1]["calendar"][0], "*-*-* 00:00:00");
+
+    let other = machine.run(&["schedule", "install", "--projects-at", "Sun 12:00"]);
+    assert_eq!(other.status, Some(0), "{other}");
+    assert!(
+        other
+            .out
+            .contains("until now project exports started at Wed,Sat *-*-* 05:00:00"),
+        "{other}"
+    );
+    assert_eq!(
+        machine.deeds(),
+        [
+            "systemctl daemon-reload",
+            "systemctl restart gitlab-pi-backup-projects.timer"
+        ]
+    );
+
+    machine.host.write_config(&config);
+    let (status, detail) = check(&machine);
+    assert!(
+        status == "failed" && detail.contains("there is no [projects]"),
+        "{detail}"
+    );
+    let refused = machine.run(&["schedule", "install", "--projects-at", "Sun 12:00"]);
+    assert!(
+        refused.status == Some(2)
+            && refused
+                .err
+                .contains("--projects-at: no project is exported"),
+        "{refused}"
+    );
+    machine.write("timers/stamp-gitlab-pi-backup-projects.timer", "");
+    let less = machine.run(&install());
+    assert_eq!(less.status, Some(0), "{less}");
+    let names = |tree: std::collections::BTreeMap<_, _>| tree.into_keys().collect::<Vec<_>>();
+    assert_eq!(names(machine.tree()), names(runs_alone));
+    assert_eq!(
+        machine.deeds(),
+        [
+            "systemctl disable --now gitlab-pi-backup-projects.timer",
+            "systemctl daemon-reload"
+        ]
+    );
+
+    machine.host.write_config(&(config + PROJECTS));
+    machine.run(&install());
+    machine.deeds();
+    machine.run(&remove());
+    assert_eq!(machine.tree(), nothing);
+    assert_eq!(
+        machine.deeds(),
+        [
+            "systemctl disable --now gitlab-pi-backup.timer",
+            "systemctl disable --now gitlab-pi-backup-projects.timer",
+            "systemctl daemon-reload"
+        ]
+    );
+    // If the second cannot be switched on, the first is off again, too.
+    let projects = "enable --now gitlab-pi-backup-projects.timer";
+    machine.write("fail", projects);
+    let failed = machine.run(&install());
+    assert_eq!(failed.status, Some(1), "{failed}");
+    fs::remove_file(machine.path("fail")).expect("removed");
+    assert_eq!(machine.tree(), nothing);
+}
+
+#[test]
+fn exports_get_a_line_in_the_crontab() {
+    if !is_possible("exports_get_a_line_in_the_crontab") {
+        return;
+    }
+    let machine = Machine::new(PROGRAM, Init::Cron);
+    let others = "MAILTO=me\n5 5 * * * other\n";
+    machine.write("crontab", others);
+    machine.run(&install());
+    let config = machine.read("config.toml").expect("a configuration");
+    machine.host.write_config(&(config + PROJECTS));
+    let both = machine.run(&install());
+    assert_eq!(both.status, Some(0), "{both}");
+    let text = machine.read("crontab").expect("a crontab");
+    let config = machine.path("config.toml").display().to_string();
+    let block = format!(
+        "\n0 4 * * 3,6 {PROGRAM} -c {config} run --wait 12h\n\
+         0 5 * * 3,6 {PROGRAM} -c {config} export projects --wait 12h\n"
+    );
+    assert!(text.contains(&block), "{text}");
+    let again = machine.run(&install());
+    assert!(again.out.contains("nothing was to be changed"), "{again}");
+    let status = machine.run(&["status", "--json"]).json();
+    for (next, hour) in [
+        (&status["next_run"], "T04:00:00Z"),
+        (&status["projects"]["next_run"], "T05:00:00Z"),
+    ] {
+        assert!(
+            next.as_str().is_some_and(|next| next.contains(hour)),
+            "{status}"
+        );
+    }
+    let bad = machine.run(&["schedule", "install", "--projects-at", "04:00 UTC"]);
+    assert!(
+        bad.status == Some(2) && bad.err.contains("cron knows no time zones"),
+        "{bad}"
+    );
+    machine.run(&remove());
+    assert_eq!(machine.read("crontab").as_deref(), Some(others));
+    // A line that somebody wrote by hand is told, and counts.
+    let by_hand = format!("{others}30 6 * * 1 {PROGRAM} -c {config} export projects\n");
+    machine.write("crontab", &by_hand);
+    let told = machine.run(&install());
+    assert!(
+        told.out
+            .contains("a line that somebody wrote into root's crontab starts project exports, too"),
+        "{told}"
+    );
 }
 
 /// The real `crontab`, with a spool of its own.
