@@ -270,9 +270,15 @@ pub struct VerifyArgs {
 /// Options of `restore`.
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
-    /// A backup ID, or `latest`: the newest complete one
+    /// A backup ID, or `latest`: the newest complete one; with `--project` the time of an export, like 2026-11-22-04-00-00
     #[arg(value_name = "BACKUP")]
     pub backup: Option<String>,
+    /// Import the stored export of this project into GitLab, where nothing has its path
+    #[arg(long, value_name = "PATH", value_parser = project_path, conflicts_with_all = ["to", "only", "plan", "apply", "yes"])]
+    pub project: Option<String>,
+    /// The path that the project gets [default: the one it had]
+    #[arg(long = "as", value_name = "NEW/PATH", value_parser = project_path, requires = "project")]
+    pub new_path: Option<String>,
     /// Put the archives into this folder instead of GitLab's own
     #[arg(long, value_name = "DIR")]
     pub to: Option<PathBuf>,
@@ -297,6 +303,19 @@ pub struct RestoreArgs {
     /// Wait so long for another run to end, e.g. 30m
     #[arg(long, value_name = "DURATION", conflicts_with = "plan")]
     pub wait: Option<Span>,
+}
+
+/// A project's path: at least one group, or a user, and a name. What else GitLab refuses is for GitLab to tell.
+fn project_path(text: &str) -> Result<String, String> {
+    let wrong = || "takes a project's path with its groups, like `group/app`".to_owned();
+    let path = text.trim_matches('/');
+    let bad = |part: &str| {
+        part.is_empty() || part == "." || part == ".." || part.chars().any(char::is_control)
+    };
+    if !path.contains('/') || path.split('/').any(bad) || text.contains("://") {
+        return Err(wrong());
+    }
+    Ok(path.to_owned())
 }
 
 fn kind(text: &str) -> Result<ArchiveKind, String> {

@@ -15,6 +15,7 @@
 
 pub mod capacity;
 mod journal;
+pub mod import;
 pub mod name;
 pub mod prune;
 mod receive;

@@ -1,5 +1,7 @@
 //! `restore`
 
+mod project;
+
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
@@ -15,8 +17,11 @@ use crate::restore::report::RestoreReport;
 use crate::restore::runbook::RunbookStep;
 use crate::restore::{self, Job};
 
-/// Fetches a backup, tells how to restore it, or restores it.
+/// Fetches a backup, tells how to restore it, or restores it; or imports one project.
 pub fn run(global: &Global, arguments: &RestoreArgs) -> Result<ExitStatus, Failure> {
+    if let Some(project) = &arguments.project {
+        return project::run(global, arguments, project);
+    }
     if arguments.apply && !arguments.yes && !io::stdin().is_terminal() {
         let message = "`--apply` asks before each step, and standard input is no terminal\n  \
             run it on one, or answer everything beforehand with --yes";

@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod compressed;
 pub mod copy;
 pub mod dump;
+pub mod export;
 pub mod manifest;
 pub mod refs;
 pub mod secrets;
