@@ -6,9 +6,13 @@ use serde::{Deserialize, Serialize};
 use super::{Halt, Job};
 use crate::content_hash::Digest;
 use crate::destination::Entry;
-use crate::projects::name::TIME;
+use crate::error::{Error, ErrorKind};
+use crate::projects::name::{TIME, Template};
 use crate::retry::Patience;
 use crate::seal::SUFFIX;
+
+/// So many times are told where the wanted one is not there.
+const SHOWN: usize = 5;
 
 /// Which export is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,67 +65,77 @@ pub(super) struct Stored {
 /// Finds the export that is wanted.
 pub(super) async fn find(job: &Job<'_>) -> Result<Stored, Halt> {
     let patience = Patience::short(job.upload.retry_for);
-    let key = job.name.key(job.project, 0, DateTime::UNIX_EPOCH);
-    let (folder, _) = key.rsplit_once('/').unwrap_or_default();
-    let entries = job.destination.list(folder, &patience).await?;
-    let marker = DateTime::<Utc>::UNIX_EPOCH.format(TIME).to_string();
-    let (before, behind) = key.split_once(&marker).unwrap_or_default();
+    let id = number(job, &patience).await?;
+    let folder = job.name.folder(job.project, id);
+    let entries = job.destination.list(&folder, &patience).await?;
+    let understood = |entry| stored(job.name, entry, &folder, (job.project, id));
     let mut found: Vec<_> = entries
-        .unwrap_or_default()
         .into_iter()
-        .filter_map(|entry| stored(entry, folder, before, behind))
+        .flatten()
+        .filter_map(understood)
         .collect();
-    found.sort_by_key(|stored| stored.time);
+    // What is not encrypted needs no key: it comes last among equals, and the last is taken.
+    found.sort_by_key(|stored| (stored.time, !stored.path.ends_with(SUFFIX)));
+    let action = format!("looking for an export of the project {}", job.project);
     let place = format!("{}:{folder}", job.destination.name());
-    if found.is_empty() {
-        return Err(Halt::Failed(format!(
-            "looking for an export of the project {}: there is none in {place}\n  \
-             `gitlab-pi-backup export projects` makes them; is the path that of the time of the export?",
-            job.project
-        )));
-    }
-    let last = found.last().map(|stored| stored.time);
-    let wanted = match job.wanted {
-        Wanted::Newest => last,
-        Wanted::At(time) => Some(time),
+    let missing = |what: String, way_out: String| {
+        Err(Error::new(ErrorKind::NotFound, action.as_str(), what).hint(way_out))
     };
+    if found.is_empty() {
+        let way_out = "is this the path that it had when it was exported? `gitlab-pi-backup export projects` makes exports";
+        missing(format!("there is none in {place}"), way_out.to_owned())?;
+    }
     let times: Vec<_> = found
         .iter()
         .rev()
-        .take(5)
+        .take(SHOWN)
         .map(|stored| stored.time.format(TIME).to_string())
         .collect();
-    let mut matching = found
-        .into_iter()
-        .filter(|stored| Some(stored.time) == wanted);
-    let Some(stored) = matching.next() else {
-        return Err(Halt::Failed(format!(
-            "looking for an export of the project {}: there is none of that time in {place}\n  \
-             the newest there are {}",
-            job.project,
-            times.join(", ")
-        )));
+    let is_wanted = |stored: &Stored| job.wanted.is(stored.time);
+    let Some(stored) = found.into_iter().rfind(is_wanted) else {
+        let way_out = format!("the newest there: {}", times.join(", "));
+        return Ok(missing(
+            format!("there is none of that time in {place}"),
+            way_out,
+        )?);
     };
     if stored.size == 0 {
-        return Err(Halt::Failed(format!(
-            "looking for an export of the project {}: {}:{} is empty\n  name another one by its time",
-            job.project,
-            job.destination.name(),
-            stored.path
-        )));
+        let what = format!("{}:{} is empty", job.destination.name(), stored.path);
+        let way_out = format!(
+            "name another one by its time; the newest there: {}",
+            times.join(", ")
+        );
+        return Ok(missing(what, way_out)?);
     }
     Ok(stored)
 }
 
-/// An entry of the folder, if its name is that of an export.
-fn stored(entry: Entry, folder: &str, before: &str, behind: &str) -> Option<Stored> {
+/// The number of the project, where names are made of it.
+async fn number(job: &Job<'_>, patience: &Patience) -> Result<u64, Halt> {
+    if !job.name.as_str().contains("{id}") {
+        return Ok(0);
+    }
+    if let Some(project) = job.api.project_at(job.project, patience).await? {
+        return Ok(project.id);
+    }
+    let action = format!("looking for an export of the project {}", job.project);
+    let what = format!(
+        "exports are named by the project's number (`projects.name`), and {} has no project of this path to tell it",
+        job.api.host()
+    );
+    let way_out = "copy the export to a folder of the project's path, and set `projects.name` to \"{path}/{time}.tar.gz\"";
+    Err(Error::new(ErrorKind::NotFound, action, what)
+        .hint(way_out)
+        .into())
+}
+
+/// An entry of the folder, if its name is that of an export of the project, given by its path and number.
+fn stored(name: &Template, entry: Entry, folder: &str, project: (&str, u64)) -> Option<Stored> {
     let file = entry.file?;
     let path = format!("{folder}/{}", entry.name);
-    let name = path.strip_suffix(SUFFIX).unwrap_or(&path);
-    let time = name.strip_prefix(before)?.strip_suffix(behind)?;
-    let time = NaiveDateTime::parse_from_str(time, TIME).ok()?.and_utc();
+    let named = name.understand(&path, project.0, project.1)?;
     Some(Stored {
-        time,
+        time: named.time,
         size: file.size,
         rev: file.rev,
         content_hash: file.content_hash,
