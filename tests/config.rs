@@ -842,6 +842,8 @@ const CONTRACT: [(&str, &[&str]); 8] = [
     (
         "restore",
         &[
+            "--project",
+            "--as",
             "--to",
             "--only",
             "--destination",

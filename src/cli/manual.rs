@@ -140,6 +140,11 @@ pub const EXITS: &[Exit] = &[
     ),
     told(
         "3",
+        &["restore"],
+        "with --project: GitLab has imported the project, but for some of its relations",
+    ),
+    told(
+        "3",
         &["prune"],
         "not all of it could be done, or it was refused",
     ),

@@ -5,11 +5,12 @@
 //! stopped when the same command is called again: the fetching, and, since the import's number is on the disk,
 //! following what GitLab makes of it.
 //!
-//! [`report`] what is told at the end · `find` which export · `spool` the one file it is fetched into · `journal` how far
-//! an import is, on the disk.
+//! [`report`] what is told at the end · `find` which export · `spool` the one file it is fetched into · `pace` so many a
+//! minute · `journal` how far an import is, on the disk.
 
 mod find;
 mod journal;
+mod pace;
 pub mod report;
 mod spool;
 
@@ -147,6 +148,13 @@ async fn carry_out(
     report.done();
 
     report.step(Step::Upload);
+    let pace = pace::await_turn(job.state, *now + started.elapsed());
+    pace.await.map_err(|error| {
+        let folder = job.state.path().display();
+        Halt::Later(format!(
+            "noting in {folder} when an import was sent: {error}"
+        ))
+    })?;
     // Fetching may have taken hours.
     let namespace = look(job).await?;
     let clock = job.api.clock(*now + started.elapsed());

@@ -122,11 +122,17 @@ pub const COMMANDS: &[Told] = &[
              interrupted call goes on where it stopped. Nothing that is there is overwritten.",
             "With --apply it goes all the way back to a running GitLab of exactly the same version: its configuration \
              and all its data are replaced. Each step is asked for; the former /etc/gitlab stays beside the new one.",
+            "With --project the stored export of one project is imported into GitLab by its API, and followed to the end. The \
+             group must be there, and nothing may have the project's path: nothing is ever imported over anything.",
         ],
         examples: &[
             ("restore --plan", "every step, before any is done"),
             ("restore --to /mnt/room", "only fetch the archives"),
             ("restore --apply", "carry the steps out"),
+            (
+                "restore --project group/app --as rescue/app",
+                "import the newest export of a project",
+            ),
         ],
         see_also: &["rehearse", "list"],
     },
