@@ -18,6 +18,8 @@ use crate::source::Source;
 
 /// GitLab puts a file of many gigabytes where it keeps such before it answers.
 const REPLY_WAIT: Duration = Duration::from_mins(10);
+/// So often all of it is sent, however long that takes.
+const MOST_TRIES: u32 = 4;
 /// GitLab tells its time to the second only.
 const SECOND: TimeDelta = TimeDelta::seconds(2);
 
@@ -148,7 +150,7 @@ impl Api {
             new.file.clone(),
         );
         let form = Arc::new(form);
-        let mut again = new.again;
+        let (mut again, mut tries) = (new.again, 0);
         let importing = retry(&self.pause, patience, async || {
             if again && let Some(import) = self.imported(new.full_path, new.since).await? {
                 return Ok(import);
@@ -158,6 +160,11 @@ impl Api {
                 Ok(reply) => return parse(&action, &reply),
                 Err(error) => error,
             };
+            // Sending hours of bytes is no time without progress; but a line that always breaks is not tried for ever.
+            tries += 1;
+            if tries < MOST_TRIES {
+                patience.renew();
+            }
             // What has taken the name may be what was sent before, whose reply was lost.
             if resent
                 && failed.kind() == ErrorKind::Invalid

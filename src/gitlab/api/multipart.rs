@@ -32,16 +32,14 @@ impl Multipart {
                 break boundary;
             }
         };
-        let mut head = String::new();
-        for (name, value) in fields {
-            head += &format!(
-                "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
-            );
-        }
-        head += &format!(
-            "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{file_name}\"\r\n\
-             Content-Type: {media_type}\r\n\r\n"
+        let begin = format!("--{boundary}\r\nContent-Disposition: form-data; name=");
+        let fields = fields
+            .iter()
+            .map(|(name, value)| format!("{begin}\"{name}\"\r\n\r\n{value}\r\n"));
+        let file_head = format!(
+            "{begin}\"file\"; filename=\"{file_name}\"\r\nContent-Type: {media_type}\r\n\r\n"
         );
+        let head: String = fields.chain([file_head]).collect();
         Multipart {
             head: head.into_bytes(),
             file,
@@ -125,8 +123,8 @@ fn boundary() -> String {
     let mut random = [0; 16];
     // Without a random source it is a fixed one, which no export contains by chance.
     let _ = SystemRandom::new().fill(&mut random);
-    let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("gitlab-pi-backup-{digits}")
+    // Of its digits 70 are the most that are allowed.
+    format!("gitlab-pi-backup-{:032x}", u128::from_le_bytes(random))
 }
 
 #[cfg(test)]

@@ -52,9 +52,8 @@ pub fn whole_export(input: impl BufRead) -> Result<Export, Flaw> {
                 export.gitlab_version =
                     Some(version(&mut tar)?).filter(|version| !version.is_empty());
             }
-            b"tree/project.json" => has_tree = true,
             // Until GitLab 13 the tree was one file.
-            b"project.json" => has_tree = true,
+            b"tree/project.json" | b"project.json" => has_tree = true,
             _ => {}
         }
     }
