@@ -163,7 +163,7 @@ async fn carry_out(
     let import = match send(job, &spool, namespace, since, sent_at.is_some()).await {
         Ok(import) => import,
         Err(error) => {
-            if is_refusal(&error) {
+            if sent_at.is_none() && is_refusal(&error) {
                 // Nothing has arrived.
                 journal.sent_at = None;
                 journal.save(job.state).map_err(Halt::Later)?;
@@ -196,7 +196,7 @@ async fn sent_before(job: &Job<'_>, journal: &Journal) -> Result<Option<Import>,
 async fn look(job: &Job<'_>) -> Result<u64, Halt> {
     let patience = Patience::new(job.upload.retry_for);
     let (parent, _) = job.to.rsplit_once('/').unwrap_or(("", job.to));
-    let namespace = job.api.namespace(parent, &patience).await?;
+    let namespace = existing(job.api.namespace(parent, &patience).await)?;
     let Some(namespace) = namespace.filter(|found| is_same(&found.full_path, parent)) else {
         return Err(Halt::Failed(format!(
             "importing the project {}: there is no group or user {parent} at {} that the token's user can see\n  \
@@ -216,11 +216,19 @@ async fn look(job: &Job<'_>) -> Result<u64, Halt> {
     if let Some(project) = job.api.project_at(job.to, &patience).await? {
         return Err(taken(&format!("a project {}", project.path_with_namespace)));
     }
-    let group = job.api.namespace(job.to, &patience).await?;
+    let group = existing(job.api.namespace(job.to, &patience).await)?;
     if let Some(group) = group.filter(|found| is_same(&found.full_path, job.to)) {
         return Err(taken(&format!("a group {}", group.full_path)));
     }
     Ok(namespace.id)
+}
+
+/// What is not there is none.
+fn existing<T>(asked: Result<T, Error>) -> Result<Option<T>, Error> {
+    match asked {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        asked => asked.map(Some),
+    }
 }
 
 /// GitLab takes paths for the same whatever their case.

@@ -9,6 +9,8 @@ use crate::retry::Patience;
 /// What projects lie in.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Namespace {
+    /// Its number.
+    pub id: u64,
     /// `group`, or `user` for what belongs to one person.
     pub kind: String,
     /// With the groups above it.

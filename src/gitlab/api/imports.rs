@@ -7,10 +7,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use serde::{Deserialize, Serialize};
 
-use super::answer::understand;
+use super::limits::MINUTE;
 use super::multipart::Multipart;
 use super::projects::Project;
-use super::{Api, Call, parse};
+use super::{Api, Asking, Call, explained, parse};
 use crate::error::{Error, ErrorKind};
 use crate::http::{Bandwidth, Method, Payload, Reply, Request};
 use crate::retry::{Patience, retry};
@@ -79,17 +79,6 @@ pub struct FailedRelation {
     pub created_at: Option<String>,
 }
 
-/// A group, or a user's own place.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Namespace {
-    /// Its number.
-    pub id: u64,
-    /// `group` or `user`.
-    pub kind: String,
-    /// With the groups above it.
-    pub full_path: String,
-}
-
 /// What a project is imported from and to.
 pub struct NewImport<'a> {
     /// The number of the namespace.
@@ -109,18 +98,6 @@ pub struct NewImport<'a> {
 }
 
 impl Api {
-    /// The group, or the user's place, of a path; none if there is none that this user can see. GitLab takes the
-    /// path for the same in any case.
-    pub async fn namespace(
-        &self,
-        path: &str,
-        patience: &Patience,
-    ) -> Result<Option<Namespace>, Error> {
-        let action = format!("looking for the namespace {path}");
-        let call_path = ["namespaces", path];
-        found(self.json(&Call::get(&action, &call_path), patience).await)
-    }
-
     /// The project of a path, in any case; none if there is none that this user can see.
     pub async fn project_at(
         &self,
@@ -227,9 +204,7 @@ impl Api {
 
     /// The time by GitLab's clock, as far as it has told it.
     pub fn clock(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        let lag = self.service.as_ref().ok();
-        let lag = lag.and_then(|service| service.http.clock_lag());
-        now + lag.unwrap_or_default()
+        now + self.clock_lag().unwrap_or_default()
     }
 
     async fn send_import(
@@ -258,10 +233,13 @@ impl Api {
             reply_wait: REPLY_WAIT.max(self.stall),
         };
         // Its body may be cut off by an early answer: nobody else is to use the connection.
-        let reply = service.http.line().send(action, request).await?;
-        match understand(action, &reply) {
+        let line = service.http.line();
+        let _asking = Asking::begin(&self.asking);
+        let reply = line.send(action, request).await.map_err(explained)?;
+        self.heed(&reply.headers, reply.status);
+        match self.judge(action, &reply, MINUTE) {
             None => Ok(reply),
-            Some(error) => Err(explain(error, &reply, new)),
+            Some(error) => Err(explain(error, action, &reply, new)),
         }
     }
 }
@@ -281,10 +259,19 @@ fn is_same(one: &str, other: &str) -> bool {
 }
 
 /// What the user can do about a refusal.
-fn explain(error: Error, reply: &Reply, new: &NewImport<'_>) -> Error {
+fn explain(error: Error, action: &str, reply: &Reply, new: &NewImport<'_>) -> Error {
     let said = String::from_utf8_lossy(&reply.body).to_lowercase();
     let is_too_big = reply.status == 413 || said.contains("too big") || said.contains("too large");
     if is_too_big {
+        let error = match reply.status {
+            // From a proxy it comes as a page, which says nothing.
+            413 => Error::new(
+                ErrorKind::Invalid,
+                action,
+                "GitLab answered 413: the export is too large",
+            ),
+            _ => error,
+        };
         return error.hint(
             "an administrator of GitLab can allow more: Admin area > Settings > General > Import and export settings > \
              Maximum import size; a proxy before GitLab may have a limit of its own (nginx['client_max_body_size'])",

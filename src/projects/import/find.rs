@@ -5,11 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Halt, Job};
 use crate::content_hash::Digest;
-use crate::destination::Entry;
 use crate::error::{Error, ErrorKind};
-use crate::projects::name::{TIME, Template};
+use crate::projects::name::TIME;
+use crate::projects::stored::{Project, exports};
 use crate::retry::Patience;
-use crate::seal::SUFFIX;
 
 /// So many times are told where the wanted one is not there.
 const SHOWN: usize = 5;
@@ -66,17 +65,13 @@ pub(super) struct Stored {
 pub(super) async fn find(job: &Job<'_>) -> Result<Stored, Halt> {
     let patience = Patience::short(job.upload.retry_for);
     let id = number(job, &patience).await?;
-    let folder = job.name.folder(job.project, id);
-    let entries = job.destination.list(&folder, &patience).await?;
-    let understood = |entry| stored(job.name, entry, &folder, (job.project, id));
-    let mut found: Vec<_> = entries
-        .into_iter()
-        .flatten()
-        .filter_map(understood)
-        .collect();
-    // What is not encrypted needs no key: it comes last among equals, and the last is taken.
-    found.sort_by_key(|stored| (stored.time, !stored.path.ends_with(SUFFIX)));
+    let project = Project {
+        path: job.project,
+        id,
+    };
+    let found = exports(job.destination, job.name, project, &patience).await?;
     let action = format!("looking for an export of the project {}", job.project);
+    let folder = job.name.folder(job.project, id);
     let place = format!("{}:{folder}", job.destination.name());
     let missing = |what: String, way_out: String| {
         Err(Error::new(ErrorKind::NotFound, action.as_str(), what).hint(way_out))
@@ -85,29 +80,41 @@ pub(super) async fn find(job: &Job<'_>) -> Result<Stored, Halt> {
         let way_out = "is this the path that it had when it was exported? `gitlab-pi-backup export projects` makes exports";
         missing(format!("there is none in {place}"), way_out.to_owned())?;
     }
-    let times: Vec<_> = found
-        .iter()
-        .rev()
-        .take(SHOWN)
-        .map(|stored| stored.time.format(TIME).to_string())
-        .collect();
-    let is_wanted = |stored: &Stored| job.wanted.is(stored.time);
-    let Some(stored) = found.into_iter().rfind(is_wanted) else {
-        let way_out = format!("the newest there: {}", times.join(", "));
+    let times = found.iter().take(SHOWN).map(|export| export.named.time);
+    let times: Vec<_> = times.map(|time| time.format(TIME).to_string()).collect();
+    let way_out = format!("the newest there: {}", times.join(", "));
+    let time = match job.wanted {
+        Wanted::Newest => found.first().map(|export| export.named.time),
+        Wanted::At(time) => Some(time),
+    };
+    let at_that_time = || {
+        found
+            .iter()
+            .filter(|export| Some(export.named.time) == time)
+    };
+    // What is not encrypted needs no key.
+    let plain = at_that_time().find(|export| !export.named.encrypted);
+    let Some(export) = plain.or(at_that_time().next()) else {
         return Ok(missing(
             format!("there is none of that time in {place}"),
             way_out,
         )?);
     };
-    if stored.size == 0 {
-        let what = format!("{}:{} is empty", job.destination.name(), stored.path);
-        let way_out = format!(
-            "name another one by its time; the newest there: {}",
-            times.join(", ")
-        );
+    let entry = job.destination.stat(&export.key, &patience).await?;
+    let Some(file) = entry.and_then(|entry| entry.file) else {
+        return Ok(missing(format!("{} is gone", export.key), way_out)?);
+    };
+    if file.size == 0 {
+        let what = format!("{}:{} is empty", job.destination.name(), export.key);
         return Ok(missing(what, way_out)?);
     }
-    Ok(stored)
+    Ok(Stored {
+        path: export.key.clone(),
+        time: export.named.time,
+        size: file.size,
+        rev: file.rev,
+        content_hash: file.content_hash,
+    })
 }
 
 /// The number of the project, where names are made of it.
@@ -127,20 +134,6 @@ async fn number(job: &Job<'_>, patience: &Patience) -> Result<u64, Halt> {
     Err(Error::new(ErrorKind::NotFound, action, what)
         .hint(way_out)
         .into())
-}
-
-/// An entry of the folder, if its name is that of an export of the project, given by its path and number.
-fn stored(name: &Template, entry: Entry, folder: &str, project: (&str, u64)) -> Option<Stored> {
-    let file = entry.file?;
-    let path = format!("{folder}/{}", entry.name);
-    let named = name.understand(&path, project.0, project.1)?;
-    Some(Stored {
-        time: named.time,
-        size: file.size,
-        rev: file.rev,
-        content_hash: file.content_hash,
-        path,
-    })
 }
 
 #[cfg(test)]

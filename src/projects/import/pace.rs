@@ -26,14 +26,12 @@ pub(super) async fn await_turn(state: &StateDir, now: DateTime<Utc>) -> io::Resu
     let window = Window::new(Quota(Some((MOST, PERIOD))));
     // The newest first: each goes before those that are there.
     for sent in earlier.iter().rev() {
-        window
-            .used_before((now - *sent).to_std().unwrap_or_default())
-            .await;
+        window.used_before((now - *sent).to_std().unwrap_or_default());
     }
     if earlier.len() >= MOST as usize {
         tracing::info!("GitLab takes {MOST} imports a minute; waiting for the next turn");
     }
-    window.take().await;
+    drop(window.take().await);
     let waited = TimeDelta::from_std(started.elapsed()).unwrap_or_default();
     let mut sent = earlier;
     sent.push(now + waited);
