@@ -218,7 +218,9 @@ fn create(call: &Call, user: u64, path: &str, sha256: String, broken: Option<Str
                     }
                     group.full_path.clone()
                 }
-                None if world.users[&user].username == asked => asked.to_owned(),
+                None if world.users[&user].username == asked || asked == user.to_string() => {
+                    world.users[&user].username.clone()
+                }
                 None => return Err(not_found("Namespace")),
             }
         }
@@ -236,12 +238,14 @@ fn create(call: &Call, user: u64, path: &str, sha256: String, broken: Option<Str
             "Project namespace name has already been taken",
         ));
     }
+    let now = chrono::Utc::now() + chrono::TimeDelta::seconds(call.shared.options.clock_ahead);
     let id = world.project(&full_path);
     let project = world.projects.get_mut(&id).expect("a new project");
     if matches!(project.home, Home::User(_)) {
         project.members.insert(user, Access::Owner);
     }
     project.import = Some(Import {
+        created_at: now.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
         polls: state.settings.import_polls,
         error: broken.or_else(|| state.settings.import_error.clone()),
         failed_relations: state.settings.failed_relations.clone(),
@@ -273,6 +277,10 @@ fn show(project: &super::model::Project) -> Value {
     let path = &project.full_path;
     let name = path.rsplit_once('/').map_or("", |(_, name)| name);
     let word = word(project.import.as_ref());
+    let made = project
+        .import
+        .as_ref()
+        .map_or("2020-01-01T00:00:00.000Z", |import| &import.created_at);
     let over = matches!(word, "finished" | "failed");
     let import = project.import.as_ref().filter(|_| over);
     let failed = import
@@ -288,7 +296,7 @@ fn show(project: &super::model::Project) -> Value {
     json!({
         "id": project.id, "description": project.description, "name": name, "path": name,
         "name_with_namespace": path.replace('/', " / "), "path_with_namespace": path,
-        "created_at": "2026-01-01T00:00:00.000Z", "import_status": word, "import_type": "gitlab_project",
+        "created_at": made, "import_status": word, "import_type": "gitlab_project",
         "correlation_id": "01HZXJ5C9Q", "failed_relations": failed.collect::<Vec<_>>(),
         "import_error": import.and_then(|import| import.error.clone()), "stats": null,
     })

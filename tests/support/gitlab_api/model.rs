@@ -170,6 +170,8 @@ impl Project {
 /// How far an import is.
 #[derive(Debug, Clone)]
 pub struct Import {
+    /// When the project was made, by GitLab's clock.
+    pub created_at: String,
     /// Polls still to be answered with `scheduled`, then with `started`.
     pub polls: [u32; 2],
     /// How it ends: none is well.
