@@ -425,6 +425,25 @@ mod tests {
         assert_eq!(faults, [""; 0]);
         let retention = config.retention.expect("a policy");
         assert_eq!((retention.keep_daily, retention.local), (7, Some(1)));
+        let (_, projects) = EXAMPLE.split_once("# [projects]\n").expect("the table");
+        let projects = projects.lines().map_while(|line| line.strip_prefix("# "));
+        let projects: Vec<_> = projects.filter(|line| line.contains(" = ")).collect();
+        let shown = |keys: &[&str]| {
+            let (config, _, faults) = parse(&format!("{least}[projects]\n{}\n", keys.join("\n")));
+            assert_eq!(faults, [""; 0]);
+            config.projects.expect("settings")
+        };
+        // What selects something is an example; everything else is the default.
+        let mut all = shown(&projects);
+        assert_eq!(all.concurrency.take(), Some(6));
+        assert_eq!(all.groups, ["42", "team/sub"]);
+        let given = |line: &&&str| {
+            ["destination", "groups", "projects"]
+                .iter()
+                .any(|key| line.starts_with(key))
+        };
+        let least: Vec<_> = projects.iter().filter(given).copied().collect();
+        assert_eq!(format!("{all:?}"), format!("{:?}", shown(&least)));
     }
 
     #[test]

@@ -75,6 +75,11 @@ pub const EXITS: &[Exit] = &[
     ),
     told(
         "1",
+        &["export"],
+        "nothing could be exported: GitLab or the destination does not answer, the token is refused, or every project failed or was skipped",
+    ),
+    told(
+        "1",
         &["status"],
         "the newest backup is late or not complete, the last run failed, or it could not be looked at",
     ),
@@ -153,10 +158,15 @@ pub const EXITS: &[Exit] = &[
         &["status"],
         "only with --nagios: unknown, as the configuration, the history or a destination could not be read",
     ),
+    told(
+        "3",
+        &["export"],
+        "some projects failed, or a group is not there; the others are stored",
+    ),
     told("3", &["notify"], "somebody could not be told"),
     told(
         "4",
-        &["run", "sync", "prune", "restore"],
+        &["run", "sync", "prune", "restore", "export"],
         "another run holds the lock",
     ),
     told(
@@ -204,6 +214,14 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "GITLAB_PI_BACKUP_…",
         "any setting: its path in capitals, parts joined by two underscores, for instance \
          GITLAB_PI_BACKUP_UPLOAD__CHUNK_SIZE; it beats the file",
+    ),
+    (
+        "GITLAB_TOKEN, GITLAB_OAUTH, GITLAB_URL, GROUPS_TO_BACKUP",
+        "`gitlab.token`, `gitlab.url` and `projects.groups`, where these are absent",
+    ),
+    (
+        "AWS_S3_BUCKET, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
+        "where the exports of projects go, for `export projects` where there is no configuration",
     ),
     (
         "CREDENTIALS_DIRECTORY",

@@ -160,6 +160,39 @@ pub const COMMANDS: &[Told] = &[
         see_also: &["restore", "list", "git(1)", "age(1)"],
     },
     Told {
+        command: "export",
+        text: &[
+            "What GitLab's API gives, by a token: the table [gitlab] of the configuration says where GitLab is, and who asks.",
+        ],
+        examples: &[],
+        see_also: &["run", "restore"],
+    },
+    Told {
+        command: "export projects",
+        text: &[
+            "GitLab makes an export of each project that the table [projects] of the configuration selects. To an s3 \
+             destination GitLab uploads it by itself; to any other it comes through this machine, one at a time, encrypted if \
+             that is configured. Each is looked up where it is stored. Any GitLab can import it.",
+            "GitLab's limits are kept: it takes six requests a minute from a user. What was exported today is not exported \
+             again, an interrupted call is continued by the next one, and a project that fails keeps no other from being \
+             exported.",
+            "Without any configuration the variables GITLAB_TOKEN, GROUPS_TO_BACKUP, AWS_S3_BUCKET, AWS_ACCESS_KEY_ID, \
+             AWS_SECRET_ACCESS_KEY and GITLAB_URL are enough.",
+        ],
+        examples: &[
+            (
+                "export projects --dry-run",
+                "which projects, where to and which way; changes nothing",
+            ),
+            ("export projects", "all of them"),
+            (
+                "export projects --wait 2h --json",
+                "after the run that is at work, with a row for each project",
+            ),
+        ],
+        see_also: &["run", "restore", "prune"],
+    },
+    Told {
         command: "login",
         text: &[
             "Says where to make an app for Dropbox, asks for its key and for the code that Dropbox shows, and stores the \
