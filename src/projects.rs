@@ -17,6 +17,7 @@ pub mod capacity;
 mod journal;
 pub mod import;
 pub mod name;
+mod preflight;
 pub mod prune;
 mod receive;
 pub mod report;
@@ -131,6 +132,11 @@ async fn carry_out(
     now: DateTime<Utc>,
     report: &mut ExportReport,
 ) -> Result<(), String> {
+    let warnings = tokio::select! {
+        checked = preflight::preflight(job, now) => checked?,
+        _ = job.stop.requested() => return Ok(()),
+    };
+    report.warnings.extend(warnings);
     let (journal, known) = if job.dry_run {
         Journal::look(job.state, job.destination.name(), now)
     } else {
