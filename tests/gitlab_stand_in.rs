@@ -506,7 +506,32 @@ fn large_exports_lie_in_a_file_and_can_lie_in_an_object_store() {
     let rest = ask(&gitlab, place, None, &more).expect("an answer");
     assert!(rest.status == 206 && rest.body == whole.body[20_000_000..]);
     let tar = gunzip(&whole.body);
+    assert!(tar.ends_with(&[0; 1024]));
     assert!(
-        tar.windows(20).any(|part| part == b"./tree/project.json\0") && tar.len() % 10_240 != 1
+        tar.chunks(512)
+            .any(|block| block.starts_with(b"./tree/project.json\0"))
     );
+
+    // Another GitLab fetches it from there.
+    let other = GitLabApi::start();
+    other.group("elsewhere");
+    let form = format!("url={}{place}&path=back&namespace=elsewhere", gitlab.url());
+    let told = post(&other, "/projects/remote-import", &form);
+    assert_eq!(
+        (told.status, &told.json()["import_status"]),
+        (201, &json!("scheduled"))
+    );
+    let import = other
+        .look("elsewhere/back")
+        .and_then(|project| project.import);
+    let import = import.expect("an import");
+    let packed = gitlab.exports()[0].archive.clone().expect("an archive");
+    assert_eq!(
+        (import.sha256.as_str(), import.error),
+        (packed.sha256.as_str(), None)
+    );
+    let form = format!("url={}/nothing&path=lost&namespace=elsewhere", gitlab.url());
+    assert_eq!(post(&other, "/projects/remote-import", &form).status, 201);
+    let words = (0..3).map(|_| get(&other, "/projects/elsewhere%2Flost/import").json());
+    assert_eq!(words.last().expect("an answer")["import_status"], "failed");
 }

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Reply};
 use super::archive::Archive;
+use super::client;
 use super::limits::Limit;
 use super::model::{Outcome, Project};
-use super::put;
 use super::routes::Call;
 use super::{Shared, State};
 
@@ -376,7 +376,7 @@ fn complete(shared: &Arc<Shared>, key: (u64, u64), number: usize) {
             Some(if refused || too_large {
                 400
             } else {
-                put::send(shared, &upload, archive).unwrap_or(0)
+                client::send(shared, &upload, archive).unwrap_or(0)
             })
         }
         _ => None,

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::super::web::random::hex;
 use super::answer::{Answer, Reply, not_found};
+use super::client;
 use super::limits::Limit;
 use super::model::{Access, Home, Import};
 use super::routes::Call;
@@ -177,7 +178,14 @@ pub fn remote(call: &Call) -> Answer {
             "File url is blocked: Only allowed schemes are http, https",
         ));
     }
-    create(call, user, path, String::new(), None)
+    let (sha256, error) = match client::fetch(call.shared, url) {
+        Ok(received) => (received.sha256, examine(&received.file).err()),
+        Err(error) => (
+            String::new(),
+            Some(format!("The file could not be fetched: {error}")),
+        ),
+    };
+    create(call, user, path, sha256, error)
 }
 
 fn counted(call: &Call, user: u64) -> Answer<()> {

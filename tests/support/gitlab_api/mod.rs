@@ -48,6 +48,7 @@
 
 pub mod answer;
 pub mod archive;
+mod client;
 mod download;
 mod exports;
 mod fault;
@@ -57,7 +58,6 @@ mod listings;
 pub mod model;
 mod options;
 mod paging;
-mod put;
 mod routes;
 mod server;
 
@@ -227,6 +227,13 @@ impl GitLabApi {
             .get_mut(token)
             .expect("a token of this server");
         token.standing = standing;
+    }
+
+    /// The token's last day, like `2026-12-31`; it counts until [`GitLabApi::expire`] says otherwise.
+    pub fn token_ends(&self, token: &str, day: &str) {
+        let mut state = self.shared.state();
+        let token = state.world.tokens.get_mut(token);
+        token.expect("a token of this server").expires_at = Some(day.to_owned());
     }
 
     /// Makes somebody an administrator.

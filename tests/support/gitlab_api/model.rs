@@ -385,3 +385,91 @@ impl World {
         self.is_admin(user) || self.access_to_project(user, project) >= Access::Maintainer
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Access, Visibility, World};
+
+    /// Everybody in it, and what they may do with a project of the group `top/sub`.
+    #[test]
+    fn who_may_do_what() {
+        let mut world = World::default();
+        let owner = world.user("owner");
+        let id = world.project("top/sub/app");
+        let (top, sub, other) = (
+            world.group("top"),
+            world.group("top/sub"),
+            world.group("other"),
+        );
+        let [above, here, own, shared, stranger, admin] =
+            ["above", "here", "own", "shared", "stranger", "admin"].map(|name| world.user(name));
+        let mut join = |group: u64, user: u64, access: Access| {
+            let group = world.groups.get_mut(&group).expect("a group");
+            group.members.insert(user, access);
+        };
+        join(top, above, Access::Guest);
+        join(sub, above, Access::Maintainer);
+        join(sub, here, Access::Minimal);
+        join(other, shared, Access::Owner);
+        world.users.get_mut(&admin).expect("a user").admin = true;
+        let project = world.projects.get_mut(&id).expect("a project");
+        project.members.insert(own, Access::Developer);
+        project.shared_with.insert(other, Access::Reporter);
+        for (user, access, sees, exports) in [
+            (owner, Access::Owner, true, true),
+            (above, Access::Maintainer, true, true),
+            (here, Access::Minimal, false, false),
+            (own, Access::Developer, true, false),
+            (shared, Access::Reporter, true, false),
+            (stranger, Access::None, false, false),
+            (admin, Access::None, true, true),
+        ] {
+            let project = &world.projects[&id];
+            let told = (
+                world.access_to_project(user, project),
+                world.sees_project(Some(user), project),
+                world.may_export(user, project),
+            );
+            assert_eq!(
+                told,
+                (access, sees, exports),
+                "{}",
+                world.users[&user].username
+            );
+        }
+        let group = &world.groups[&top];
+        assert!(
+            world.sees_group(Some(own), group),
+            "it is above what is seen"
+        );
+        assert!(!world.sees_group(Some(stranger), group) && !world.sees_group(None, group));
+        for (visibility, stranger_sees, nobody_sees) in [
+            (Visibility::Internal, true, false),
+            (Visibility::Public, true, true),
+        ] {
+            world.projects.get_mut(&id).expect("a project").visibility = visibility;
+            let project = &world.projects[&id];
+            assert_eq!(world.sees_project(Some(stranger), project), stranger_sees);
+            assert_eq!(world.sees_project(None, project), nobody_sees);
+        }
+    }
+
+    #[test]
+    fn paths_know_no_case_and_lead_on_after_a_move() {
+        let mut world = World::default();
+        world.user("owner");
+        let id = world.project("Top/App");
+        assert_eq!(world.project_at("top/aPP"), Some(id));
+        world.rename(id, "top/new");
+        assert_eq!(
+            (world.project_at("top/app"), world.moved.get("top/app")),
+            (None, Some(&id))
+        );
+        world.delete(id);
+        assert!(world.project_at("top/new").is_none());
+        assert_eq!(
+            world.project("owner/mine"),
+            world.project_at("owner/mine").expect("a project")
+        );
+    }
+}
