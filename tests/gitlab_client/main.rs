@@ -7,6 +7,7 @@ mod support;
 mod downloads;
 mod exports;
 mod lists;
+mod program;
 mod server;
 
 use std::time::Duration;

@@ -85,7 +85,7 @@ impl Api {
                     return Err(refused_there(&action, &reply));
                 }
                 status if is_redirect(status) => {
-                    url = self.sent_on(&action, &asked, &url, &reply)?
+                    url = self.sent_on(&action, &asked, &url, &reply)?;
                 }
                 // Behind the end: either that is all there is, or it is another file now.
                 416 if from > 0 && whole(&reply.headers) == Some(from) => return Ok(true),

@@ -91,7 +91,7 @@ impl Api {
         let id = project.to_string();
         let path = ["projects", &id, "export"];
         let action = format!("asking for an export of the project {id}");
-        let url = upload.map(|url| url.expose_secret()).unwrap_or_default();
+        let url = upload.map_or("", |url| url.expose_secret());
         let form = [("upload[url]", url), ("upload[http_method]", "PUT")];
         let form = if upload.is_some() { &form[..] } else { &[] };
         let call = Call::get(&action, &path).post(form);
@@ -161,7 +161,7 @@ impl Api {
         project: u64,
         upload: Option<&SecretString>,
     ) -> Error {
-        let secret = upload.map(|url| url.expose_secret()).unwrap_or_default();
+        let secret = upload.map_or("", |url| url.expose_secret());
         let error = if secret.is_empty() {
             error
         } else {

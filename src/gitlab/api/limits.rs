@@ -22,7 +22,7 @@ pub(super) fn asked_to_wait(headers: &HeaderMap) -> Option<Duration> {
     let told = headers.get(RETRY_AFTER).and_then(|told| told.to_str().ok());
     let told = told.and_then(|told| {
         let seconds = told.trim().parse().ok().map(Duration::from_secs);
-        seconds.or_else(|| until(time(told)?, headers))
+        seconds.or_else(|| Some(until(time(told)?, headers)))
     });
     told.or_else(|| until_reset(headers))
 }
@@ -51,13 +51,13 @@ pub(super) fn rest_of(minute: Duration, headers: &HeaderMap) -> Duration {
 
 fn until_reset(headers: &HeaderMap) -> Option<Duration> {
     let reset = header(headers, "ratelimit-reset")?.trim().parse().ok()?;
-    until(DateTime::from_timestamp(reset, 0)?, headers)
+    Some(until(DateTime::from_timestamp(reset, 0)?, headers))
 }
 
-fn until(then: DateTime<Utc>, headers: &HeaderMap) -> Option<Duration> {
+fn until(then: DateTime<Utc>, headers: &HeaderMap) -> Duration {
     let wait = then.signed_duration_since(now(headers));
     // What is over is over: at once.
-    Some(wait.to_std().unwrap_or_default())
+    wait.to_std().unwrap_or_default()
 }
 
 /// By the clock of the server, whatever ours says.
