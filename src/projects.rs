@@ -14,8 +14,8 @@
 //! anything is asked for again: a crash at any moment costs no second export.
 
 pub mod capacity;
-mod journal;
 pub mod import;
+mod journal;
 pub mod name;
 mod preflight;
 pub mod prune;

@@ -523,7 +523,8 @@ mod tests {
 
     #[test]
     fn only_what_came_after_it_was_asked_for_counts() {
-        let at = |seconds: i64| DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a time");
+        let at =
+            |seconds: i64| DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a time");
         for (modified, expected) in [
             (None, true),
             (Some(at(5)), true),

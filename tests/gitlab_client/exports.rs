@@ -23,7 +23,8 @@ fn accepted() -> Answer {
 }
 
 async fn ask(api: &Api) -> Result<(), Error> {
-    api.request_export(42, Some(&address()), &patience()).await
+    api.request_export(42, Some(&address()), &patience(), || Ok(()))
+        .await
 }
 
 fn posts(server: &Server) -> usize {
@@ -37,7 +38,7 @@ fn posts(server: &Server) -> usize {
 fn an_export_is_asked_for_as_gitlab_wants_it() {
     let server = Server::start(|_| accepted());
     run(ask(&client(&server))).expect("accepted");
-    run(client(&server).request_export(42, None, &impatience())).expect("accepted");
+    run(client(&server).request_export(42, None, &impatience(), || Ok(()))).expect("accepted");
     let seen = server.seen();
     assert_eq!(seen[0].line(), "POST /api/v4/projects/42/export");
     assert_eq!(
@@ -46,6 +47,17 @@ fn an_export_is_asked_for_as_gitlab_wants_it() {
          upload%5Bhttp_method%5D=PUT"
     );
     assert_eq!(seen[1].body, "");
+    // Whoever keeps a record of it is told before anything is sent, and can forbid it.
+    let server = Server::start(|_| accepted());
+    let api = client(&server).limited(Quota(Some((1, SECOND * 60))), Quota(None));
+    run(async {
+        for _ in 0..3 {
+            let forbidden = || Err(Error::new(ErrorKind::Invalid, "writing it down", "no room"));
+            let asked = api.request_export(42, None, &impatience(), forbidden).await;
+            assert!(refused(asked).to_string().contains("no room"));
+        }
+    });
+    assert!(server.seen().is_empty());
 }
 
 #[test]
@@ -177,7 +189,7 @@ fn no_second_ever_sees_more_than_the_limit() {
     run(async {
         let asked = join_all((0..10).map(|id| {
             let api = &api;
-            async move { api.request_export(id, None, &patience()).await }
+            async move { api.request_export(id, None, &patience(), || Ok(())).await }
         }));
         for result in asked.await {
             result.expect("accepted");
@@ -220,7 +232,12 @@ fn a_limit_that_says_nothing_ends_with_the_minute_of_gitlabs_clock() {
     let server = Server::start(move |_| {
         Answer::new(429, limited).with("Date", "Mon, 23 Nov 2026 04:00:45 GMT")
     });
-    let error = refused(run(client(&server).request_export(42, None, &impatience())));
+    let error = refused(run(client(&server).request_export(
+        42,
+        None,
+        &impatience(),
+        || Ok(()),
+    )));
     assert_eq!(
         error.kind(),
         ErrorKind::RateLimited(Some(SECOND * 16)),

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::support::web::http::{Connection, Head, Stream};
@@ -72,6 +73,7 @@ pub struct Server {
     port: u16,
     tls: Option<Arc<Tls>>,
     state: Arc<Mutex<State>>,
+    acceptor: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
@@ -95,7 +97,7 @@ impl Server {
         let port = listener.local_addr().expect("a bound listener").port();
         let state = Arc::<Mutex<State>>::default();
         let (shared, by) = (Arc::clone(&state), tls.clone());
-        std::thread::spawn(move || {
+        let acceptor = std::thread::spawn(move || {
             for (connection, socket) in listener.incoming().flatten().enumerate() {
                 let socket = Arc::new(socket);
                 {
@@ -113,7 +115,12 @@ impl Server {
                 });
             }
         });
-        Server { port, tls, state }
+        Server {
+            port,
+            tls,
+            state,
+            acceptor: Some(acceptor),
+        }
     }
 
     pub fn url(&self) -> String {
@@ -146,6 +153,10 @@ impl Drop for Server {
         }
         // Wakes the acceptor.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        // From then on nobody listens.
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.join().expect("it ends well");
+        }
     }
 }
 

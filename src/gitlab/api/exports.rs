@@ -108,7 +108,10 @@ impl Api {
                 Some(slot) => slot,
                 None => self.exports.window.take().await,
             };
-            before()?;
+            if let Err(error) = before() {
+                slot.unused();
+                return Err(error);
+            }
             let reply = match self.attempt(&call).await {
                 Ok(reply) => reply,
                 Err(error) if error.is_absent() => {
