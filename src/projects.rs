@@ -43,7 +43,6 @@ use crate::archive::ArchiveKind;
 use crate::destination::{Destination, Options};
 use crate::error::Error;
 use crate::gitlab::api::Api;
-use crate::gitlab::api::projects::Project;
 use crate::progress::{Ending, Show, Tally};
 use crate::projects::journal::{Event, Journal, Stored};
 use crate::projects::report::{ExportReport, ProjectReport, ProjectStatus};
@@ -96,9 +95,8 @@ impl Job<'_> {
     }
 
     /// Where the export of a project goes that a run makes which began at `time`.
-    fn key(&self, project: &Project, time: DateTime<Utc>) -> String {
-        let path = &project.path_with_namespace;
-        let key = self.settings.name.key(path, project.id, time);
+    fn key(&self, path: &str, id: u64, time: DateTime<Utc>) -> String {
+        let key = self.settings.name.key(path, id, time);
         let suffix = self.recipients().map_or("", |_| SUFFIX);
         key + suffix
     }
@@ -156,7 +154,7 @@ async fn carry_out(
             id: project.id,
             path: project.path_with_namespace.clone(),
             status: ProjectStatus::WouldExport,
-            key: Some(job.key(project, journal.time)),
+            key: Some(job.key(&project.path_with_namespace, project.id, journal.time)),
             size: None,
             direct: false,
             seconds: 0.0,
@@ -188,14 +186,14 @@ async fn carry_out(
     let run = Run::new(job, (journal, known), spool, direct, now);
     let mut crew = Crew::new(&run, rows);
     crew.work().await;
-    report.projects.extend(crew.rows);
+    report.projects.append(&mut crew.rows);
     report.warnings.append(&mut run.warnings.borrow_mut());
     report.pruned.append(&mut run.pruned.borrow_mut());
     if let Some(error) = run.trouble.take() {
         report.error.get_or_insert(error);
     }
-    if job.stop.signal().is_none() {
-        // What was left then goes on; else there is nothing to go on with.
+    // What was stopped, or could not go on, is continued by the next run.
+    if job.stop.signal().is_none() && crew.halted.is_none() {
         run.note(Event::Ended).map_err(|failure| failure.error)?;
     }
     Ok(())
@@ -210,6 +208,7 @@ fn unusable(job: &Job<'_>, error: &std::io::Error) -> String {
 
 fn is_done(row: &mut ProjectReport, stored: &Stored, status: ProjectStatus) {
     row.status = status;
+    row.path = stored.path.clone();
     row.key = Some(stored.key.clone());
     row.size = Some(stored.size);
     row.direct = stored.direct;

@@ -12,12 +12,13 @@ use tokio::time::Instant;
 use super::capacity::memory_for_one_more;
 use super::journal::{Asked, Event, Journal, Known, Left, Stored};
 use super::prune;
+use super::select::is_usable;
 use super::spool::Spool;
 use super::stored::Project;
 use super::{Job, PRESIGNED};
 use crate::destination::{Destination, FileEntry};
 use crate::error::{Error, ErrorKind};
-use crate::gitlab::api::exports::{ExportStatus, Refused, refused};
+use crate::gitlab::api::exports::{ExportState, ExportStatus, Refused, refused};
 use crate::report::Pruned;
 use crate::retry::Patience;
 use crate::retry::rhythm::Rhythm;
@@ -326,22 +327,27 @@ impl<'a> Run<'a> {
 
     /// Lets GitLab bring an export to the destination by itself.
     async fn direct(&self, item: &Item) -> Result<Stored, Failure> {
-        match self.ask(item, true).await? {
-            Answer::Taken(asked) => self.follow(item, asked).await,
+        let (item, before) = self.idle(item).await?;
+        match self.ask(&item, before, true).await? {
+            Answer::Taken(asked) => self.follow(&item, asked).await,
             Answer::NoUploads(why) => {
                 if self.direct.replace(false) && !why.is_empty() {
                     self.warn(format!(
                         "GitLab does not put exports there by itself, so they come through this machine: {why}"
                     ));
                 }
-                self.through(item, None).await
+                self.through(&item, None).await
             }
         }
     }
 
     /// Asks GitLab for an export: once, however often the line breaks.
-    pub(super) async fn ask(&self, item: &Item, direct: bool) -> Result<Answer, Failure> {
-        let before = self.idle(item).await?;
+    pub(super) async fn ask(
+        &self,
+        item: &Item,
+        before: ExportStatus,
+        direct: bool,
+    ) -> Result<Answer, Failure> {
         let upload = if direct {
             let upload = self.destination().presigned_put(&item.key, PRESIGNED).await;
             upload.map_err(|error| Failure::of_place(&error))?
@@ -387,23 +393,43 @@ impl<'a> Run<'a> {
         if error.kind() != ErrorKind::Unavailable {
             self.note(Event::Lost { id })?;
         }
-        if direct && error.kind() == ErrorKind::Invalid {
+        if direct && is_about_the_address(&error) {
             return Ok(Answer::NoUploads(error.to_string()));
         }
         Err(Failure::of_gitlab(&error))
     }
 
-    /// Waits until GitLab makes no export of a project that somebody else asked for; what is there then.
-    async fn idle(&self, item: &Item) -> Result<ExportStatus, Failure> {
+    /// Waits until GitLab makes no export of a project that somebody else asked for; what is there then, and the
+    /// project where it is now: it may have moved since it was listed.
+    pub(super) async fn idle(&self, item: &Item) -> Result<(Item, ExportStatus), Failure> {
         let mut rhythm = Rhythm::default();
         loop {
-            let status = self.status(item).await?;
-            if !is_under_way(status) {
-                return Ok(status);
+            let state = self.state(item).await?;
+            if !is_under_way(state.status) {
+                let path = state.path.unwrap_or_else(|| item.path.clone());
+                return Ok((self.moved(item, path)?, state.status));
             }
-            let left = self.time_left(item, status, &rhythm)?;
+            let left = self.time_left(item, state.status, &rhythm)?;
             rhythm.beat(left).await;
         }
+    }
+
+    fn moved(&self, item: &Item, path: String) -> Result<Item, Failure> {
+        if path == item.path {
+            return Ok(item.clone());
+        }
+        if !is_usable(&path) {
+            let what = format!("{} moved to a path that cannot be one", item.path);
+            return Err(Failure::new(Next::NextRun, what));
+        }
+        let key = self.job.key(&path, item.id, self.journal.time);
+        if let Some(refusal) = self.destination().refusal_of(&key) {
+            let what = format!("{} moved to {path}: {refusal}", item.path);
+            return Err(Failure::new(Next::NextRun, what));
+        }
+        tracing::info!("{} has moved to {path}", item.path);
+        let id = item.id;
+        Ok(Item { id, path, key })
     }
 
     /// Waits until an export is no longer being made.
@@ -461,7 +487,7 @@ impl<'a> Run<'a> {
         }
         let what = format!(
             "waiting for the export of {}: GitLab has not made it within {}, it is {}\n  \
-             is Sidekiq running there? the next run looks for it first (`projects.timeout` allows more)",
+             is Sidekiq running there? `projects.timeout` allows more",
             item.path,
             Span(timeout),
             in_words(status)
@@ -469,10 +495,14 @@ impl<'a> Run<'a> {
         Err(Failure::new(Next::NextRun, what))
     }
 
-    pub(super) async fn status(&self, item: &Item) -> Result<ExportStatus, Failure> {
+    async fn state(&self, item: &Item) -> Result<ExportState, Failure> {
         let patience = self.patience();
-        let status = self.job.api.export_status(item.id, &patience).await;
-        status.map_err(|error| Failure::of_gitlab(&error))
+        let state = self.job.api.export_state(item.id, &patience).await;
+        state.map_err(|error| Failure::of_gitlab(&error))
+    }
+
+    async fn status(&self, item: &Item) -> Result<ExportStatus, Failure> {
+        self.state(item).await.map(|state| state.status)
     }
 
     /// What lies where an export goes, if it came there after it had been asked for.
@@ -493,6 +523,13 @@ impl<'a> Run<'a> {
 /// Whether something that came at `modified` came after `asked`, by the same clock. Some count whole seconds.
 fn is_newer(modified: Option<DateTime<Utc>>, asked: DateTime<Utc>) -> bool {
     modified.is_none_or(|modified| modified >= asked - TimeDelta::seconds(2))
+}
+
+/// Whether GitLab will not put anything to such an address.
+fn is_about_the_address(error: &Error) -> bool {
+    let said = error.to_string();
+    refused(error) == Some(Refused::Address)
+        || (error.kind() == ErrorKind::Invalid && said.contains(": url "))
 }
 
 fn ago(now: DateTime<Utc>, at: DateTime<Utc>) -> Duration {

@@ -59,7 +59,7 @@ pub async fn select(job: &Job<'_>, time: DateTime<Utc>) -> Selection {
         &named,
         selection,
     );
-    let key = |project: &Project| job.key(project, time);
+    let key = |project: &Project| job.key(&project.path_with_namespace, project.id, time);
     refuse(&mut selection, key, Some(job.destination));
     selection
 }
@@ -285,7 +285,7 @@ fn refuse(
 }
 
 /// Whether it can be a part of another path.
-fn is_usable(path: &str) -> bool {
+pub(super) fn is_usable(path: &str) -> bool {
     let bad = |part: &str| part.is_empty() || part == "." || part == "..";
     !path.split('/').any(bad) && !path.contains(|c: char| c.is_control() || c == '\\')
 }

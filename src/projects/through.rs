@@ -32,13 +32,17 @@ impl Run<'_> {
         item: &Item,
         asked: Option<Asked>,
     ) -> Result<Stored, Failure> {
-        let asked = match asked {
-            Some(asked) => asked,
-            None => match self.ask(item, false).await? {
-                Answer::Taken(asked) => asked,
-                Answer::NoUploads(why) => return Err(Failure::new(Next::NextRun, why)),
-            },
+        let (item, asked) = match asked {
+            Some(asked) => (item.clone(), asked),
+            None => {
+                let (item, before) = self.idle(item).await?;
+                match self.ask(&item, before, false).await? {
+                    Answer::Taken(asked) => (item, asked),
+                    Answer::NoUploads(why) => return Err(Failure::new(Next::NextRun, why)),
+                }
+            }
         };
+        let item = &item;
         let is_here = self.is_here(item, &asked);
         if !is_here && !asked.direct {
             match self.made(item, &asked).await? {

@@ -70,9 +70,15 @@ pub fn refused(error: &Error) -> Option<Refused> {
     }
 }
 
-#[derive(Deserialize)]
-struct Told {
-    export_status: ExportStatus,
+/// What GitLab tells of the export of a project.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ExportState {
+    /// How far it is.
+    #[serde(rename = "export_status")]
+    pub status: ExportStatus,
+    /// Where the project is now, with its groups.
+    #[serde(default, rename = "path_with_namespace")]
+    pub path: Option<String>,
 }
 
 impl Api {
@@ -101,7 +107,7 @@ impl Api {
         let mut may_have_come = false;
         retry(&self.exports.pause, patience, async || {
             self.pause.over().await;
-            if may_have_come && self.export_once(project).await?.is_under_way() {
+            if may_have_come && self.export_once(project).await?.status.is_under_way() {
                 return Ok(());
             }
             let slot = match first.take() {
@@ -133,17 +139,17 @@ impl Api {
         .await
     }
 
-    /// How far the export of a project is.
-    pub async fn export_status(
+    /// How far the export of a project is, and where the project is now.
+    pub async fn export_state(
         &self,
         project: u64,
         patience: &Patience,
-    ) -> Result<ExportStatus, Error> {
+    ) -> Result<ExportState, Error> {
         let looking = async || self.export_once(project).await;
         retry(&self.pause, patience, looking).await
     }
 
-    async fn export_once(&self, project: u64) -> Result<ExportStatus, Error> {
+    async fn export_once(&self, project: u64) -> Result<ExportState, Error> {
         let id = project.to_string();
         let action = format!("asking how far the export of the project {id} is");
         let path = ["projects", &id, "export"];
@@ -152,8 +158,7 @@ impl Api {
         if let Some(error) = self.judge(&action, &reply, super::limits::MINUTE) {
             return Err(self.explained(error, reply.status, project, None).await);
         }
-        let told: Told = super::parse(&action, &reply)?;
-        Ok(told.export_status)
+        super::parse(&action, &reply)
     }
 
     /// What a refusal means, and what the user can do about it.
