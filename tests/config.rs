@@ -811,7 +811,8 @@ const OF_ALL: [&str; 7] = [
 ];
 /// … and of each. A list like this is the point: programs outside this project rely on these names, so none
 /// may go or come without the contract saying so.
-const CONTRACT: [(&str, &[&str]); 8] = [
+const CONTRACT: [(&str, &[&str]); 9] = [
+    ("export projects", &["--dry-run", "--wait"]),
     (
         "run",
         &[

@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::backup::RealBackup;
 use support::dropbox::{Dropbox, Fault, Moment, Options, What};
+use support::gitlab_api::{GitLabApi, Outcome};
 use support::host::{Ended, Host};
 use support::log_in;
 
@@ -165,6 +166,35 @@ fn extracted(host: &Host) -> Vec<Ended> {
     vec![host.run("extract --list --json"), host.run(&project)]
 }
 
+/// A machine that exports the projects of a group.
+fn exporting() -> (GitLabApi, Host) {
+    let gitlab = GitLabApi::start();
+    gitlab.project("team/app");
+    let host = Host::without_config(PROGRAM);
+    let disk = host.path("disk");
+    fs::create_dir(&disk).expect("a folder");
+    host.write_config(&host.config_with(&format!(
+        "url = \"{}\"\ntoken = \"{}\"\n\
+         [projects]\ndestination = \"disk\"\ngroups = [\"team\"]\n\
+         [upload]\nretry_for = \"1s\"\n\
+         [destinations.disk]\ntype = \"fs\"\nroot = \"{}\"\nrequire_mount = false\n",
+        gitlab.url(),
+        gitlab.token(),
+        disk.display()
+    )));
+    (gitlab, host)
+}
+
+/// What would be exported, what is, and what was; and what fails.
+fn exported() -> Vec<Ended> {
+    let (gitlab, host) = exporting();
+    let mut ended = vec![host.run("export projects --dry-run --json")];
+    ended.push(host.run("export projects --json"));
+    gitlab.project_with("team/broken", |project| project.outcome = Outcome::Fails);
+    ended.push(host.run("export projects --json"));
+    ended
+}
+
 /// Every field with the texts it has that are words of the program, not of people.
 fn fields(value: &Value, found: &mut BTreeSet<(String, String)>) {
     match value {
@@ -248,6 +278,7 @@ fn every_field_of_json_is_told_and_no_other() {
         ),
         ("notify", vec![host.run("notify test --json")]),
         ("extract", extracted(&host)),
+        ("export projects", exported()),
         // A token that stands in the configuration: nothing is asked, but it is revoked, last of all.
         (
             "login",
@@ -335,8 +366,24 @@ fn every_exit_status_is_told() {
         "status" => "status --max-age 10000d".to_owned(),
         other => other.to_owned(),
     };
+    // Three exports: all is well, one fails, all that is new fails; then GitLab is gone.
+    let (gitlab, exporting) = exporting();
+    look(&exporting, "export projects");
+    gitlab.project_with("team/broken", |project| project.outcome = Outcome::Fails);
+    look(&exporting, "export projects");
+    look(&exporting, "export projects --bogus");
+    let held = fs::File::create(exporting.path("state/lock")).expect("the lock");
+    held.try_lock().expect("nobody holds it");
+    look(&exporting, "export projects");
+    drop(held);
+    gitlab.shut_down();
+    look(&exporting, "export projects");
     // What tries `login` is in a file of its own.
-    let names: Vec<_> = names.into_iter().filter(|name| *name != "login").collect();
+    let own = ["login", "export"];
+    let names: Vec<_> = names
+        .into_iter()
+        .filter(|name| !own.contains(name))
+        .collect();
     for status in [0, 1, 2, 129, 130, 143] {
         assert!(is_told(status, "login"), "{status}");
     }
@@ -359,7 +406,7 @@ fn every_exit_status_is_told() {
     for arguments in &all {
         look(&host, arguments);
     }
-    for command in names {
+    for command in names.into_iter().chain(["export"]) {
         let statuses: Vec<_> = seen
             .iter()
             .filter(|(name, _)| name == command)
@@ -368,6 +415,7 @@ fn every_exit_status_is_told() {
         let expected: &[i32] = match command {
             "run" | "restore" | "sync" => &[0, 1, 2, 4],
             "prune" => &[0, 2, 3, 4],
+            "export" => &[0, 1, 2, 3, 4],
             // They need neither network nor, but for `notify`, a configuration.
             "completions" | "man" | "schedule" | "notify" => &[0, 2],
             _ => &[0, 1, 2],
