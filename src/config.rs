@@ -1,15 +1,15 @@
 //! The configuration file: finds it, checks it, and gathers the settings that each part declares.
 
 mod environment;
+mod file;
 mod upload;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::config::file::{open_to_others, text_of};
 use crate::destination;
 use crate::gitlab::{api, host};
 use crate::guard;
@@ -20,15 +20,11 @@ use crate::projects;
 use crate::retention::RetentionPolicy;
 use crate::seal;
 use crate::settings::{ENV_CONFIG, ENV_PREFIX, Reader, Section};
-use crate::units::MIB;
 
 pub use self::upload::Upload;
 
 /// Used when neither `-c` nor the environment names another.
 pub const DEFAULT_PATH: &str = "/etc/gitlab-pi-backup/config.toml";
-
-/// A longer file is something else, or has no end; bytes.
-const LONGEST: u64 = MIB;
 
 /// Everything the configuration says.
 #[derive(Debug)]
@@ -158,33 +154,6 @@ pub fn look(path: &Path) -> Look {
             ..look_at(path, "")
         },
     }
-}
-
-fn text_of(path: &Path) -> Result<String, String> {
-    read(path).map_err(|error| {
-        let way_out = match error.kind() {
-            io::ErrorKind::NotFound => {
-                "let `sudo gitlab-pi-backup login` write one, write one as config.example.toml shows, or name \
-                 another with -c"
-            }
-            io::ErrorKind::PermissionDenied => "run as root, or name another with -c",
-            _ => "name another with -c",
-        };
-        format!(
-            "reading the configuration {}: {error}\n  {way_out}",
-            path.display()
-        )
-    })
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let file = File::open(path)?;
-    file.take(LONGEST + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LONGEST {
-        return Err(io::Error::other("it is too long to be one"));
-    }
-    Ok(text)
 }
 
 /// What the text says, and what is wrong with it.
@@ -341,19 +310,6 @@ fn report_file(section: &mut Section<'_>) -> Option<PathBuf> {
         );
     }
     Some(file)
-}
-
-/// A fault if group or others may read or write a file with secrets; a missing file has none.
-fn open_to_others(path: &Path) -> Option<String> {
-    let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
-    let mode = metadata.permissions().mode() & 0o777;
-    (mode & 0o077 != 0).then(|| {
-        format!(
-            "{} holds secrets, but others may read or change it (mode {mode:04o})\n    chmod 600 {}",
-            path.display(),
-            path.display()
-        )
-    })
 }
 
 fn count(faults: usize) -> String {

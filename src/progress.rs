@@ -1,6 +1,7 @@
 //! How far an upload is, or a number of things, and who is told: nobody, a terminal, or a log line every 30 seconds.
 
 use std::cell::Cell;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -237,13 +238,14 @@ impl Tally {
         let counts = self.counts.get();
         let mut line = format!("{}: {} of {}", self.label, counts.done, self.total);
         if counts.failed > 0 {
-            line += &format!(", {} failed", counts.failed);
+            // Writing to a string cannot fail.
+            let _ = write!(line, ", {} failed", counts.failed);
         }
         let timed = u32::try_from(counts.done - counts.at_once).unwrap_or(u32::MAX);
         let open = u32::try_from(self.total.saturating_sub(counts.done)).unwrap_or(u32::MAX);
         if timed > 0 && open > 0 {
             let left = self.started.elapsed().saturating_mul(open) / timed;
-            line += &format!(", {} left", Span(left));
+            let _ = write!(line, ", {} left", Span(left));
         }
         line
     }

@@ -74,11 +74,10 @@ pub(super) fn complete(
             continue;
         }
         match names.iter().find_map(|name| given(name)) {
-            // The others are asked for by their own names.
             Some(text) if of_destination => more.push((*key, text.trim().to_owned())),
-            Some(_) => {}
             None if is_wanted => missing.push(names[0]),
-            None => {}
+            // Those that are given otherwise are asked for by their own names.
+            Some(_) | None => {}
         }
     }
     if !missing.is_empty() {
