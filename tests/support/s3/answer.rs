@@ -133,14 +133,14 @@ fn put(state: &mut State, call: &Call<'_>, body: Vec<u8>, now: DateTime<Utc>) ->
         upload.parts.insert(number, body);
         return Reply::new(200, "").header("ETag", format!("\"{etag}\""));
     }
-    store(state, call, body, etag, now)
+    store(state, call, body, &etag, now)
 }
 
 fn store(
     state: &mut State,
     call: &Call<'_>,
     bytes: Vec<u8>,
-    etag: String,
+    etag: &str,
     now: DateTime<Utc>,
 ) -> Reply {
     let only_new = call.head.header("If-None-Match") == Some("*");
@@ -153,7 +153,7 @@ fn store(
         // In whole seconds, as it is told.
         modified: DateTime::from_timestamp(now.timestamp(), 0).expect("a time"),
         content_type: content_type.unwrap_or("binary/octet-stream").to_owned(),
-        etag: etag.clone(),
+        etag: etag.to_owned(),
     };
     state.objects.insert(at(call), object);
     Reply::new(200, "").header("ETag", format!("\"{etag}\""))
@@ -187,11 +187,11 @@ fn post(state: &mut State, call: &Call<'_>, now: DateTime<Utc>) -> Reply {
     else {
         return Reply::error(404, "NoSuchUpload");
     };
-    let sums = upload.parts.values().flat_map(|part| Md5::digest(part));
+    let sums = upload.parts.values().flat_map(Md5::digest);
     let sums: Vec<u8> = sums.collect();
     let etag = format!("{}-{}", md5(&sums), upload.parts.len());
     let bytes = upload.parts.into_values().flatten().collect();
-    let reply = store(state, call, bytes, etag.clone(), now);
+    let reply = store(state, call, bytes, &etag, now);
     if reply.status != 200 {
         return reply;
     }
@@ -294,15 +294,14 @@ fn list(state: &State, call: &Call<'_>, page: usize) -> Reply {
         }
         last = shown;
     }
-    let folders: String = folders
-        .iter()
-        .map(|folder| {
-            format!(
-                "<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>",
-                encode(folder)
-            )
-        })
-        .collect();
+    let folders = folders.iter().fold(String::new(), |mut text, folder| {
+        let folder = encode(folder);
+        let _ = write!(
+            text,
+            "<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>"
+        );
+        text
+    });
     let next = match (truncated, is_second) {
         (true, true) => format!(
             "<NextContinuationToken>{}</NextContinuationToken>",

@@ -127,14 +127,12 @@ fn canonical(call: &Call<'_>, names: &[&str], claim: &Claim) -> String {
         .iter()
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
-    let headers: String = names
-        .iter()
-        .map(|name| {
-            let value = call.head.header(name).unwrap_or_default();
-            let value: Vec<_> = value.split_whitespace().collect();
-            format!("{name}:{}\n", value.join(" "))
-        })
-        .collect();
+    let mut headers = String::new();
+    for name in names {
+        let value = call.head.header(name).unwrap_or_default();
+        let value: Vec<_> = value.split_whitespace().collect();
+        headers += &format!("{name}:{}\n", value.join(" "));
+    }
     format!(
         "{}\n{path}\n{}\n{headers}\n{}\n{}",
         call.head.method,
