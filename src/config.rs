@@ -274,7 +274,12 @@ fn gather(reader: &mut Reader) -> Config {
         );
     }
     for (name, mut section) in sections {
-        destinations.extend(destination::Settings::read(&name, &mut section));
+        let gets_exports = wanted == Some(&name);
+        destinations.extend(destination::Settings::read(
+            &name,
+            &mut section,
+            gets_exports,
+        ));
         if !destination::is_name(&name) {
             section.fault(
                 "type",

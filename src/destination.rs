@@ -85,13 +85,13 @@ impl ServiceType {
 }
 
 impl Settings {
-    /// Reads the section. None if something is missing; that is noted.
-    pub fn read(name: &str, section: &mut Section<'_>) -> Option<Settings> {
+    /// Reads the section. None if something is missing; that is noted. `gets_exports`: it may get no backups.
+    pub fn read(name: &str, section: &mut Section<'_>, gets_exports: bool) -> Option<Settings> {
         let service_type = section.require::<ServiceType>("type");
         let kinds = section
             .get("kinds")
             .unwrap_or_else(|| ArchiveKind::ALL.to_vec());
-        if kinds.is_empty() {
+        if kinds.is_empty() && !gets_exports {
             section.fault("kinds", "names no kind: give \"config\", \"data\" or both");
         }
         // Where the older Python script put them, so its users' backups are found.
@@ -126,6 +126,11 @@ impl Settings {
     /// What it gets.
     pub fn kinds(&self) -> &[ArchiveKind] {
         &self.kinds
+    }
+
+    /// Whether backups go there; exports of projects only, if not.
+    pub fn gets_backups(&self) -> bool {
+        !self.kinds.is_empty()
     }
 
     /// What only a Dropbox destination has; none for one of another type.

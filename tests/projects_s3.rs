@@ -36,7 +36,7 @@ fn destination(lines: &str) -> Destination {
     let mut root = reader.root();
     let mut sections = root.section("destinations").sections();
     let (name, mut section) = sections.pop().expect("a destination");
-    let settings = Settings::read(&name, &mut section).expect("settings");
+    let settings = Settings::read(&name, &mut section, true).expect("settings");
     drop((section, sections, root));
     assert_eq!(reader.finish().len(), 0, "{lines}");
     Destination::new(settings, Duration::from_secs(5), 1)
@@ -446,5 +446,53 @@ fn pruning_goes_no_further_than_the_exports_of_one_project() {
     assert!(
         outcome.error.is_some() && outcome.pruned.is_empty(),
         "{outcome:?}"
+    );
+}
+
+#[test]
+fn a_destination_of_exports_alone_is_passed_over_by_what_is_about_backups() {
+    let s3 = S3::start(Options::default());
+    let disk = tempfile::tempdir().expect("a temporary folder");
+    let exports = format!("{}kinds = []\n", s3.place("exports"));
+    let with_disk = format!(
+        "{exports}[destinations.disk]\ntype = \"fs\"\nrequire_mount = false\nroot = \"{}\"\n",
+        disk.path().display()
+    );
+    let projects = "[projects]\ndestination = \"there\"\nall = true\n";
+
+    let host = host(&format!("{with_disk}{projects}"));
+    let ended = stores(&host, 0, &[]);
+    assert!(!ended.err.contains("there"), "{ended}");
+    for command in [
+        "run --skip-create --dry-run",
+        "verify",
+        "sync",
+        "status --json",
+    ] {
+        let ended = host.run(command);
+        assert_eq!(ended.status, Some(0), "{command}: {ended}");
+        assert!(!ended.out.contains("there:"), "{command}: {ended}");
+    }
+    assert_eq!(
+        host.run("list --json").json()["backups"][0]["destination"],
+        "disk"
+    );
+    assert_eq!(s3.requests().len(), 0, "{:?}", s3.requests());
+
+    let told = |text: &str, says: &str| {
+        host.write_config(&host.config_with(&format!("[destinations.there]\n{text}")));
+        let ended = host.run("run --skip-create");
+        assert_eq!(ended.status, Some(2), "{ended}");
+        assert!(ended.err.contains(says), "{ended}");
+    };
+    told(&with_disk, "`destinations.there.kinds`: names no kind");
+    let other = projects.replace("there", "disk");
+    told(
+        &format!("{with_disk}{other}"),
+        "`destinations.there.kinds`: names no kind",
+    );
+    told(
+        &format!("{exports}{projects}"),
+        "no destination gets backups",
     );
 }

@@ -44,6 +44,7 @@ pub fn run(global: &Global, arguments: &ReportArgs) -> Result<ExitStatus, Failur
     }
     let (config, _) = Setup::load(global, &[])?;
     let destinations = config.destinations.iter();
+    let destinations = destinations.filter(|settings| settings.gets_backups());
     let html = html(
         &StateDir::new(&config.state_dir),
         destinations.map(|known: &Settings| (known.name.as_str(), known.kinds())),

@@ -116,6 +116,11 @@ fn kinds(
     if goes_somewhere {
         return Ok(asked);
     }
+    if selected.is_empty() {
+        return Err("no destination gets backups: `kinds` of each is empty\n  \
+             see `kinds` in the configuration; `export projects` brings exports of projects"
+            .to_owned());
+    }
     let names: Vec<_> = asked.iter().map(|kind| kind.as_str()).collect();
     Err(format!(
         "none of the destinations {} gets the kind {}\n  see `kinds` in the configuration",

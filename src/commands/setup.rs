@@ -128,10 +128,13 @@ impl Setup {
         self.destinations.iter().filter(selected)
     }
 
-    /// All configured destinations by their names, and the kinds that each gets.
+    /// All destinations of backups by their names, and the kinds that each gets.
     pub fn known(&self) -> Vec<(String, Vec<ArchiveKind>)> {
         let known = |place: &Destination| (place.name().to_owned(), place.kinds().to_vec());
-        self.destinations.iter().map(known).collect()
+        let all = self.destinations.iter();
+        all.map(known)
+            .filter(|(_, kinds)| !kinds.is_empty())
+            .collect()
     }
 
     /// For what somebody waits for in front of a terminal.
@@ -211,7 +214,7 @@ fn host_failure(error: &anyhow::Error) -> Failure {
     (1, format!("{error:#}"))
 }
 
-/// The names that take part: those given, or all.
+/// The names that take part: those given, or all that get backups.
 fn select(config: &Config, given: &[String]) -> Result<Vec<String>, String> {
     let known: Vec<_> = config
         .destinations
@@ -223,7 +226,11 @@ fn select(config: &Config, given: &[String]) -> Result<Vec<String>, String> {
             "no destination is named `{unknown}`\n  the configuration knows: {}",
             known.join(", ")
         )),
-        None if given.is_empty() => Ok(known),
+        None if given.is_empty() => {
+            let all = config.destinations.iter();
+            let wanted = all.filter(|settings| settings.gets_backups());
+            Ok(wanted.map(|settings| settings.name.clone()).collect())
+        }
         None => Ok(given.to_vec()),
     }
 }

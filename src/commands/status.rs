@@ -80,6 +80,7 @@ fn look(global: &Global, arguments: &StatusArgs, now: DateTime<Utc>) -> Result<R
     let (config, selected) = Setup::load(global, &[])?;
     let state = StateDir::new(&config.state_dir);
     let destinations = config.destinations.iter();
+    let destinations = destinations.filter(|settings| settings.gets_backups());
     let found = Found::look(
         &state,
         destinations.map(|settings| (settings.name.as_str(), settings.kinds())),

@@ -432,7 +432,7 @@ mod tests {
         let mut reader = Reader::new(text, [], None);
         let sections = reader.root().section("destinations").sections();
         let places = sections.into_iter().map(|(name, mut section)| {
-            let settings = crate::destination::Settings::read(&name, &mut section);
+            let settings = crate::destination::Settings::read(&name, &mut section, true);
             Destination::new(
                 settings.expect("settings"),
                 std::time::Duration::from_secs(1),
