@@ -34,7 +34,7 @@ use crate::seal::Identities;
 use crate::source::file::FileSource;
 use crate::state::StateDir;
 use crate::stop::{Stop, StopSignal};
-use crate::units::Span;
+use crate::units::{Quota, Span};
 
 pub use self::find::Wanted;
 
@@ -61,6 +61,8 @@ pub struct Job<'a> {
     pub state: &'a StateDir,
     /// How it is sent.
     pub upload: &'a Options,
+    /// How many imports GitLab takes of one user.
+    pub limit: Quota,
     /// So long GitLab may take.
     pub timeout: Duration,
     /// Who is told how far it is.
@@ -148,7 +150,7 @@ async fn carry_out(
     report.done();
 
     report.step(Step::Upload);
-    let pace = pace::await_turn(job.state, *now + started.elapsed());
+    let pace = pace::await_turn(job.state, job.limit, *now + started.elapsed());
     pace.await.map_err(|error| {
         let folder = job.state.path().display();
         Halt::Later(format!(
@@ -272,6 +274,7 @@ async fn send(
         bandwidth: job.upload.bandwidth.clone(),
         since,
         again,
+        minute: job.limit.0.map(|(_, minute)| minute),
     };
     let patience = Patience::new(job.upload.retry_for);
     tokio::select! {

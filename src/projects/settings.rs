@@ -47,6 +47,8 @@ pub struct Settings {
     pub export_limit: Quota,
     /// How many exports one user may download of one namespace.
     pub download_limit: Quota,
+    /// How many projects one user may import.
+    pub import_limit: Quota,
     /// So long an export may take to be made.
     pub timeout: Duration,
     /// Of a check of its own: pings of the exports would hide that runs fail.
@@ -109,6 +111,7 @@ impl Settings {
         let direct = section.get("direct").unwrap_or(true);
         let export_limit = section.get("export_limit");
         let download_limit = section.get("download_limit");
+        let import_limit = section.get("import_limit");
         let healthcheck = address(section, "healthcheck_url");
         Some(Settings {
             destination: destination?,
@@ -124,6 +127,7 @@ impl Settings {
             concurrency,
             export_limit: export_limit.unwrap_or(Quota(Some((6, minute)))),
             download_limit: download_limit.unwrap_or(Quota(Some((1, minute)))),
+            import_limit: import_limit.unwrap_or(Quota(Some((6, minute)))),
             timeout,
             healthcheck,
         })

@@ -43,6 +43,7 @@ pub fn run(global: &Global, arguments: &RestoreArgs, project: &str) -> Result<Ex
             identities: identities.as_ref(),
             state: &setup.state,
             upload: &setup.upload,
+            limit: settings.import_limit,
             timeout: settings.timeout,
             show: setup.show,
             stop: &setup.stop,

@@ -69,7 +69,7 @@ pub struct FailedRelation {
     pub relation_name: Option<String>,
     /// GitLab's name for what happened.
     pub exception_class: Option<String>,
-    /// What happened.
+    /// What happened; most versions do not tell it.
     pub exception_message: Option<String>,
     /// What GitLab was doing.
     pub source: Option<String>,
@@ -95,6 +95,8 @@ pub struct NewImport<'a> {
     pub since: DateTime<Utc>,
     /// Whether it may have arrived already, sent by an earlier call.
     pub again: bool,
+    /// How long GitLab counts imports; none: a minute.
+    pub minute: Option<Duration>,
 }
 
 impl Api {
@@ -237,7 +239,7 @@ impl Api {
         let _asking = Asking::begin(&self.asking);
         let reply = line.send(action, request).await.map_err(explained)?;
         self.heed(&reply.headers, reply.status);
-        match self.judge(action, &reply, MINUTE) {
+        match self.judge(action, &reply, new.minute.unwrap_or(MINUTE)) {
             None => Ok(reply),
             Some(error) => Err(explain(error, action, &reply, new)),
         }

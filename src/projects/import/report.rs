@@ -249,15 +249,20 @@ impl ImportReport {
             );
         }
         for failed in project.failed_relations.iter().take(MOST_LINES) {
-            let part = |text: &Option<String>| printable(text.as_deref().unwrap_or("?"));
             let line = failed.line_number.map(|line| format!(", line {line}"));
+            // GitLab keeps the message to itself in most versions.
+            let why = [&failed.exception_class, &failed.exception_message];
+            let why: Vec<_> = why
+                .into_iter()
+                .flatten()
+                .map(|why| printable(why))
+                .collect();
             let _ = writeln!(
                 text,
-                "not imported: {}{}: {} ({})",
-                part(&failed.relation_name),
+                "not imported: {}{}: {}",
+                printable(failed.relation_name.as_deref().unwrap_or("something")),
                 line.unwrap_or_default(),
-                part(&failed.exception_message),
-                part(&failed.exception_class)
+                why.join(": ")
             );
         }
         let more = project.failed_relations.len().saturating_sub(MOST_LINES);
