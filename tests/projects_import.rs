@@ -120,7 +120,7 @@ impl Site {
 fn export(seed: &str, bytes: u64) -> Vec<u8> {
     let packer = GitLabApi::start();
     packer.project_with("group/app", |project| {
-        project.description = seed.to_owned();
+        seed.clone_into(&mut project.description);
         project.export_bytes = bytes;
     });
     let project = packer.look("group/app").expect("a project");
@@ -620,7 +620,7 @@ fn a_download_that_was_interrupted_goes_on_where_it_stopped() {
     let part = site.left();
     let part = part
         .iter()
-        .find(|name| name.ends_with(".part"))
+        .find(|name| name.contains(".part"))
         .expect("a part");
     let part = site.host.path("state/imports").join(part);
     let metadata = fs::metadata(&part).expect("a part");
@@ -650,7 +650,7 @@ fn a_download_that_was_interrupted_goes_on_where_it_stopped() {
             let left = site.left();
             let part = left
                 .iter()
-                .find(|name| name.ends_with(".part"))
+                .find(|name| name.contains(".part"))
                 .expect("a part");
             let part = site.host.path("state/imports").join(part);
             let mut begun = fs::read(&part).expect("a part");
