@@ -578,6 +578,81 @@ fn what_cannot_tell_itself_is_told_by_systemd() {
     );
 }
 
+/// A machine that exports projects, and a health check for each job.
+fn with_exports(host: &Host, receiver: &Receiver) {
+    let config = fs::read_to_string(host.path("config.toml")).expect("a configuration");
+    let config = config.replace(
+        "[gitlab]\n",
+        "[gitlab]\nurl = \"http://127.0.0.1:1\"\ntoken = \"glpat-01234567890123456789\"\n",
+    );
+    let check = receiver.url("/ping/exports");
+    host.write_config(&format!(
+        "{config}[projects]\ndestination = \"dropbox\"\nall = true\nhealthcheck_url = \"{check}\"\n"
+    ));
+}
+
+#[test]
+fn an_export_that_cannot_begin_is_told_at_its_own_health_check() {
+    let receiver = Receiver::start();
+    let (_dropbox, host) = machine(&everybody(&receiver));
+    with_exports(&host, &receiver);
+    fs::remove_dir_all(host.path("state")).expect("removed");
+    fs::write(host.path("state"), "no folder").expect("a file in its place");
+    let ended = host.run("export projects");
+    assert_eq!(ended.status, Some(1), "{ended}");
+    let mut targets = receiver.targets();
+    targets.sort();
+    assert_eq!(
+        targets,
+        ["POST /hook", "POST /ping/exports/fail", "POST /topic"],
+        "a ping of runs would say something of them"
+    );
+    let title = receiver
+        .the("/topic")
+        .head
+        .header("Title")
+        .map(str::to_owned);
+    assert!(
+        title
+            .as_deref()
+            .is_some_and(|title| title.starts_with("GitLab project exports on ")
+                && title.ends_with(": FAILED")),
+        "{title:?}"
+    );
+    let document: Value = serde_json::from_str(&receiver.the("/hook").body).expect("JSON");
+    assert_eq!(document["command"], "export projects");
+
+    // What only looks tells nobody.
+    receiver.forget();
+    fs::remove_file(host.path("state")).expect("removed");
+    host.run("export projects --dry-run");
+    assert_eq!(receiver.targets(), [""; 0]);
+}
+
+#[test]
+fn an_export_that_was_killed_is_told_by_systemd_at_its_own_health_check() {
+    let receiver = Receiver::start();
+    let (_dropbox, mut host) = machine(&everybody(&receiver));
+    with_exports(&host, &receiver);
+    host.set("MONITOR_SERVICE_RESULT", "oom-kill")
+        .set("MONITOR_EXIT_CODE", "killed")
+        .set("MONITOR_EXIT_STATUS", "KILL");
+    assert_eq!(host.run("notify crashed --projects").status, Some(0));
+    let mut targets = receiver.targets();
+    targets.sort();
+    assert_eq!(
+        targets,
+        ["POST /hook", "POST /ping/exports/fail", "POST /topic"]
+    );
+    let body = receiver.the("/topic").body.clone();
+    assert!(
+        body.starts_with(
+            "the project export was killed by signal KILL: there was not enough memory"
+        ) && body.contains("journalctl -u gitlab-pi-backup-projects shows"),
+        "{body}"
+    );
+}
+
 #[test]
 fn https_needs_a_certificate_that_is_trusted() {
     let receiver = Receiver::under_tls();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use browser::{Browser, View, without_policy};
 use chrono::{FixedOffset, TimeDelta, Utc};
 use gitlab_pi_backup::archive::ArchiveKind;
-use gitlab_pi_backup::history::past::{rehearsals, runs};
+use gitlab_pi_backup::history::past::{exports, rehearsals, runs};
 use gitlab_pi_backup::page::{Facts, html};
 use gitlab_pi_backup::status::{Exports, Health, Known, judge};
 use past::{backup_id, now, rehearsal, year};
@@ -36,13 +36,18 @@ fn page(entries: &[Value], change: impl Fn(&mut Health)) -> String {
 fn timed(entries: &[Value], change: impl Fn(&mut Health)) -> (String, Duration) {
     let destinations =
         ["dropbox", "office"].map(|name| (name.to_owned(), ArchiveKind::ALL.to_vec()));
+    let past = exports(entries);
     let known = Known {
         runs: &runs(entries),
         rehearsals: &rehearsals(entries),
         destinations: &destinations,
         schedule: None,
         max_age: Some(Duration::from_hours(96)),
-        exports: Exports::default(),
+        exports: Exports {
+            is_configured: !past.is_empty(),
+            past: &past,
+            schedule: None,
+        },
     };
     let mut health = judge(&known, now());
     change(&mut health);
@@ -55,6 +60,20 @@ fn timed(entries: &[Value], change: impl Fn(&mut Health)) -> (String, Duration) 
     let start = Instant::now();
     let page = html(&facts, &now());
     (page, start.elapsed())
+}
+
+/// An export of projects so many hours ago, of which some failed.
+fn export(hours_ago: i64, failed: usize, text: &str) -> Value {
+    let at = now() - TimeDelta::hours(hours_ago);
+    let failures: Vec<_> = (0..failed.min(20))
+        .map(|_| json!({ "path": text, "error": format!("{text}\n  do this") }))
+        .collect();
+    let status = if failed == 0 { "ok" } else { "partial" };
+    json!({ "command": "export projects", "run_id": text, "status": status,
+        "exit": if failed == 0 { 0 } else { 3 }, "started_at": at,
+        "finished_at": at + TimeDelta::minutes(65), "destination": text, "bytes": 3_u64 << 30,
+        "counts": { "exported": 38, "already_done": 1, "failed": failed, "skipped": 2 },
+        "failures": failures, "warnings": [text], "error": (failed > 900).then_some(text) })
 }
 
 /// As it is after a good run.
@@ -101,6 +120,13 @@ fn hostile() -> Vec<Value> {
         entries[20 + n]["space"][0]["used"] = json!(u64::MAX);
         entries[20 + n]["space"][0]["total"] = json!(n);
     }
+    entries.push(export(1, 2_000, &HOSTILE.repeat(30)));
+    entries.push(json!({ "command": "export projects", "started_at": "9999-12-31T23:59:59Z" }));
+    entries.push(
+        json!({ "command": "export projects", "started_at": now(), "status": HOSTILE,
+        "finished_at": "0001-01-01T00:00:00Z", "bytes": u64::MAX,
+        "counts": { "failed": u64::MAX, "exported": u64::MAX } }),
+    );
     entries.push(json!({ "command": "run" }));
     entries
         .push(json!({ "command": "run", "started_at": "2026-11-18T04:00:00Z", "status": HOSTILE }));
@@ -329,6 +355,69 @@ fn what_is_complete_at_a_destination_is_told_by_its_manifests() {
     entries.last_mut().expect("a run")["archives"][1]["doubts"] = json!(["no database"]);
     assert_eq!(newest(&entries), told("4d 3h ago", "4d 3h ago"));
     assert!(id.starts_with(&backup_id(now() - TimeDelta::minutes(190))));
+}
+
+#[test]
+fn exports_of_projects_have_a_section_where_there_are_any() {
+    let mut entries = year(4, now());
+    let without = page(&entries, |_| {});
+    assert!(!without.contains("Project exports"), "{without}");
+    entries.push(export(100, 0, "group/app"));
+    entries.push(export(3, 30, "group/<b>app"));
+    let html = page(&entries, |_| {});
+    assert_eq!(complaints(&html), [""; 0]);
+    for part in [
+        "<h2 id=\"exports\">Project exports</h2>",
+        "The last one began 3h ago: in part, 71 projects: 38 exported, 1 already done, 30 failed, 2 skipped.",
+        "<li>group/&lt;b&gt;app<span>group/&lt;b&gt;app</span></li>",
+        "<li>and 10 more</li>",
+        "<td class=\"number\">1h 5m</td><td class=\"number\">3.0 GiB</td>",
+        "30 of 71 projects failed",
+        "<dt>Next project export</dt><dd>none is scheduled</dd>",
+    ] {
+        assert!(html.contains(part), "{part} is not in {html}");
+    }
+    let (_, section) = html.split_once("id=\"exports\"").expect("the section");
+    let (section, _) = section.split_once("</section>").expect("its end");
+    assert_eq!(section.matches("<th scope=\"row\">").count(), 2);
+}
+
+/// Nothing else may be backed up by a machine whose token lets it export projects.
+#[test]
+fn a_machine_that_only_exports_is_judged_by_that() {
+    let entries = [export(100, 0, "a")];
+    let past = exports(&entries);
+    for (max_age, word, lead) in [
+        (120, "Safe", "The last good project export is 4d 4h old."),
+        (24, "Not safe", "The last good project export is 4d 4h old."),
+    ] {
+        let known = Known {
+            runs: &[],
+            rehearsals: &[],
+            destinations: &[("s3".to_owned(), Vec::new())],
+            schedule: None,
+            max_age: Some(Duration::from_hours(max_age)),
+            exports: Exports {
+                is_configured: true,
+                past: &past,
+                schedule: None,
+            },
+        };
+        let facts = Facts {
+            health: &judge(&known, now()),
+            known: &known,
+            history: Ok(0),
+            schedule_error: None,
+        };
+        let html = html(&facts, &now());
+        assert!(
+            html.contains(&format!("<h1 id=\"verdict\">{word}</h1>")),
+            "{html}"
+        );
+        assert!(html.contains(lead), "{html}");
+        assert!(!html.contains("Next run<"), "{html}");
+        assert_eq!(complaints(&html), [""; 0]);
+    }
 }
 
 #[test]
@@ -577,6 +666,10 @@ fn in_a_browser_it_can_be_read_on_every_screen() {
         return;
     };
     let script = include_str!("support/look.js");
+    let mut exported = year(104, now());
+    exported.push(export(30, 0, "group/app"));
+    exported.push(export(3, 1_000, &"group-with-a-long-name/".repeat(11)));
+    let exports_page = page(&exported, |_| {});
     let year = page(&year(104, now()), safe);
     let unsafe_page = page(&hostile(), |health| {
         safe(health);
@@ -594,6 +687,8 @@ fn in_a_browser_it_can_be_read_on_every_screen() {
         (&unsafe_page, 360, true),
         (&unsafe_page, 1_280, false),
         (&page(&[], |_| {}), 360, false),
+        (&exports_page, 360, false),
+        (&exports_page, 1_280, true),
     ] {
         let view = View {
             width,

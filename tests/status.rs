@@ -503,3 +503,119 @@ fn any_history_is_judged_as_a_slow_reader_would() {
         "{verdicts:?}"
     );
 }
+
+/// An export of projects, so many hours ago, as it is recorded.
+fn export(hours_ago: i64, status: &str, failed: u64, error: Option<&str>) -> Value {
+    let at = Utc::now() - TimeDelta::hours(hours_ago);
+    let failure = json!({ "path": "team/app", "error": "GitLab took too long | really\n  wait" });
+    let failures = if failed > 0 {
+        vec![failure]
+    } else {
+        Vec::new()
+    };
+    json!({ "command": "export projects", "run_id": "e", "status": status, "started_at": at, "finished_at": at,
+        "destination": "dropbox", "bytes": 7, "counts": { "exported": 40, "failed": failed },
+        "failures": failures, "error": error })
+}
+
+#[test]
+fn exports_of_projects_are_judged_beside_the_backups() {
+    let (dropbox, host) = machine();
+    put(&host, now() - 7_200);
+    assert_eq!(host.run("run --skip-create").status, Some(0));
+    let well = host.run("status --json");
+    assert_eq!(
+        (well.status, &well.json()["projects"]),
+        (Some(0), &Value::Null),
+        "{well}"
+    );
+    let projects = "[projects]\ndestination = \"dropbox\"\nall = true\n";
+    host.write_config(&(host.config(&dropbox) + projects));
+    let history = host.path("state/history.jsonl");
+    let before = fs::read_to_string(&history).expect("the history");
+    let write = |entries: &[Value]| {
+        let lines: Vec<_> = entries.iter().map(|entry| format!("{entry}\n")).collect();
+        fs::write(&history, before.clone() + &lines.concat()).expect("written");
+    };
+    let never = host.run("status");
+    assert_eq!(never.status, Some(1), "{never}");
+    let expected = "no project export was ever recorded on this machine; \
+                    nothing would start one: gitlab-pi-backup schedule install";
+    assert!(never.out.contains(expected), "{never}");
+    // Only the history knows of them.
+    let remote = host.run("status --remote");
+    assert!(
+        remote.status == Some(0) && remote.out.contains("note: no project export was ever"),
+        "{remote}"
+    );
+
+    write(&[export(3, "ok", 0, None)]);
+    let good = host.run("status");
+    assert_eq!(good.status, Some(0), "{good}");
+    assert!(good.out.contains(", ok: 40 exported\n"), "{good}");
+    let report = host.run("status --json").json();
+    let told = &report["projects"];
+    assert_eq!(
+        (&told["status"], &told["exported"], &told["failed"]),
+        (&json!("ok"), &json!(40), &json!(0))
+    );
+    assert_eq!(told["last_run"]["run_id"], "e");
+    assert_eq!(told["next_run"], Value::Null);
+    let age = told["age_seconds"].as_u64().expect("an age");
+    assert!((10_800..10_900).contains(&age), "{told}");
+    let nagios = host.run("status --nagios");
+    assert_eq!(nagios.status, Some(0), "{nagios}");
+    assert!(
+        nagios.out.contains("; projects exported 3h ago | age=")
+            && nagios.out.contains(" projects_age=108")
+            && nagios.out.ends_with(" projects_failed=0;;0;0\n"),
+        "{nagios}"
+    );
+    assert_eq!(host.run("status --max-age 2h").status, Some(1));
+
+    write(&[export(30, "ok", 0, None), export(3, "partial", 2, None)]);
+    let partial = host.run("status --nagios");
+    assert_eq!(partial.status, Some(2), "{partial}");
+    assert!(
+        partial
+            .out
+            .starts_with("GITLAB BACKUP CRITICAL - in the last project export of ")
+            && partial
+                .out
+                .contains("2 of 42 projects failed: team/app: GitLab took too long / really |"),
+        "{partial}"
+    );
+    write(&[
+        export(30, "ok", 0, None),
+        export(
+            3,
+            "failed",
+            0,
+            Some("the token is refused\n  make a new one"),
+        ),
+    ]);
+    let failed = host.run("status");
+    assert!(
+        failed.status == Some(1) && failed.out.contains(" failed: the token is refused\n"),
+        "{failed}"
+    );
+    write(&[export(24 * 6, "ok", 0, None)]);
+    let old = host.run("status");
+    assert!(
+        old.status == Some(1)
+            && old
+                .out
+                .contains("the last good project export is 6d old, more than 5d"),
+        "{old}"
+    );
+    // What cannot be understood of them is damage.
+    write(&[json!({ "command": "export projects", "counts": 7 })]);
+    let odd = host.run("status");
+    assert!(
+        odd.status == Some(1)
+            && odd
+                .out
+                .contains("has damaged lines (1), the last one among them"),
+        "{odd}"
+    );
+}

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::notify::EXPORTS;
 use super::schedule::written;
 use super::setup::{Failure, Setup};
 use super::{ExitStatus, complain, fail, print, tell};
@@ -105,7 +106,7 @@ pub fn run(global: &Global, arguments: &DoctorArgs) -> Result<ExitStatus, Failur
         };
         let mut examination = pin!(examine(
             &subject,
-            targets(&setup.notify, arguments.offline),
+            all_targets(&setup, arguments.offline),
             now
         ));
         let ended = tokio::select! {
@@ -147,6 +148,22 @@ fn outdated(installed: &Installed, path: &Path, setup: &Setup, again: &str) -> O
     let config = (path != Path::new(DEFAULT_PATH)).then_some(path);
     let service = installed.service.as_ref()?;
     service.lacks(config, &written(setup, installed.job), again)
+}
+
+/// Who is told how a job ended; exports of projects have a health check of their own.
+async fn all_targets(setup: &Setup, offline: bool) -> Vec<Target> {
+    let exports = setup.projects.as_ref();
+    let exports = exports.and_then(|projects| projects.healthcheck.clone());
+    let exports = async {
+        let settings = setup.notify.healthcheck_alone(exports?);
+        Some(targets(&settings, offline).await)
+    };
+    let (mut all, exports) = tokio::join!(targets(&setup.notify, offline), exports);
+    all.extend(exports.into_iter().flatten().map(|target| Target {
+        name: EXPORTS.to_owned(),
+        ..target
+    }));
+    all
 }
 
 /// Who is told how a run ended, and whether each can be reached.

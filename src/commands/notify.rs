@@ -16,6 +16,9 @@ use crate::notify::{Notifier, Settings, Told, crash};
 use crate::report::Status;
 use crate::schedule::ended;
 
+/// What the health check of exports is called beside the one of runs.
+pub(super) const EXPORTS: &str = "projects_healthcheck";
+
 /// Who was told, and who was not.
 #[derive(Serialize)]
 struct Report {
@@ -37,10 +40,10 @@ pub fn run(global: &Global, command: &NotifyCommand) -> Result<ExitStatus, Failu
     let path = config::path(global.config.clone());
     let told = match command {
         NotifyCommand::Test(arguments) => {
-            let settings = config::load(&path)
-                .map_err(|message| (USAGE, message))?
-                .notify;
-            if settings.is_empty() {
+            let config = config::load(&path).map_err(|message| (USAGE, message))?;
+            let settings = config.notify;
+            let exports = config.projects.and_then(|projects| projects.healthcheck);
+            if settings.is_empty() && exports.is_none() {
                 let hint = "e.g. `healthcheck_url` or `email`; config.example.toml shows them all";
                 let message = format!(
                     "nobody is told anything: [notify] in {} names no target\n  {hint}",
@@ -49,9 +52,18 @@ pub fn run(global: &Global, command: &NotifyCommand) -> Result<ExitStatus, Failu
                 return Err((USAGE, message));
             }
             let failure = arguments.outcome == TestOutcome::Failure;
-            with(settings, async |notifier, stop| {
+            // The other job has a health check of its own; the rest it shares.
+            let exports = exports.map(|address| settings.healthcheck_alone(address));
+            let mut rows = rows(with(settings, async |notifier, stop| {
                 notifier.test(failure, stop).await
-            })?
+            })?);
+            if let Some(settings) = exports {
+                let told = with(settings, async |notifier, stop| {
+                    notifier.test(failure, stop).await
+                })?;
+                rows.extend(told.into_iter().map(|told| (EXPORTS, told.result)));
+            }
+            rows
         }
         NotifyCommand::Crashed(arguments) => {
             let job = if arguments.projects {
@@ -74,9 +86,9 @@ pub fn run(global: &Global, command: &NotifyCommand) -> Result<ExitStatus, Failu
             match (crash::reason(job, variable), settings) {
                 (Some(reason), Some(settings)) => {
                     let message = Message::crashed(job, &reason, Utc::now());
-                    with(settings, async |notifier, stop| {
+                    rows(with(settings, async |notifier, stop| {
                         notifier.tell(&message, stop).await
-                    })?
+                    })?)
                 }
                 (Some(reason), None) => {
                     let path = path.display();
@@ -88,9 +100,18 @@ pub fn run(global: &Global, command: &NotifyCommand) -> Result<ExitStatus, Failu
             }
         }
     };
-    let report = Report::new(&told);
+    let report = Report::new(told);
     tell(global, &report, || report.text());
     Ok(report.exit_status())
+}
+
+/// The names of those who were told, and what came of it.
+type Rows = Vec<(&'static str, Result<String, String>)>;
+
+fn rows(told: Vec<Told>) -> Rows {
+    let told = told.into_iter();
+    told.map(|told| (told.target.as_str(), told.result))
+        .collect()
 }
 
 fn with(
@@ -101,29 +122,32 @@ fn with(
 }
 
 impl Report {
-    fn new(told: &[Told]) -> Report {
-        let row = |told: &Told| Row {
-            target: told.target.as_str(),
-            status: if told.result.is_ok() { "ok" } else { "failed" },
-            detail: told.result.clone().unwrap_or_else(|error| error),
+    fn new(told: Rows) -> Report {
+        let is_well = told.iter().all(|(_, result)| result.is_ok());
+        let error = told.iter().find_map(|(_, result)| result.clone().err());
+        let row = |(target, result): (&'static str, Result<String, String>)| Row {
+            target,
+            status: if result.is_ok() { "ok" } else { "failed" },
+            detail: result.unwrap_or_else(|error| error),
         };
-        let is_well = told.iter().all(|told| told.result.is_ok());
         Report {
             command: "notify",
             // Nothing has failed but the telling of it, even if nobody could be told.
             status: if is_well { Status::Ok } else { Status::Partial },
-            error: told.iter().find_map(|told| told.result.clone().err()),
-            targets: told.iter().map(row).collect(),
+            error,
+            targets: told.into_iter().map(row).collect(),
         }
     }
 
     fn text(&self) -> String {
         let mut text = String::new();
+        let longest = self.targets.iter().map(|row| row.target.len()).max();
+        let width = longest.unwrap_or_default().max(11) + 1;
         for row in &self.targets {
             let status = if row.status == "ok" { "ok" } else { "FAILED" };
-            let detail = row.detail.replace('\n', "\n                  ");
+            let detail = row.detail.replace('\n', &format!("\n{:1$}", "", width + 6));
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "{:<12}{status:<8}{detail}", row.target);
+            let _ = writeln!(text, "{:<width$}{status:<8}{detail}", row.target);
         }
         text
     }

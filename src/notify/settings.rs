@@ -174,6 +174,20 @@ impl Settings {
         }
     }
 
+    /// Nobody but this health check is told.
+    #[must_use]
+    pub fn healthcheck_alone(&self, healthcheck: Address) -> Settings {
+        Settings {
+            on: self.on,
+            timeout: self.timeout,
+            healthcheck: Some(healthcheck),
+            webhook: None,
+            ntfy: None,
+            email: None,
+            metrics_file: None,
+        }
+    }
+
     /// The longest that all targets together may take.
     pub fn in_all(&self) -> Duration {
         self.timeout * 3

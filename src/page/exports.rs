@@ -16,6 +16,8 @@ const MOST_EXPORTS: usize = 10;
 const MOST_FAILURES: usize = 20;
 const LONGEST_ERROR: usize = 300;
 const LONGEST_PATH: usize = 120;
+/// More bytes are not believed, and would not fit on a telephone.
+const MOST_BYTES: u64 = 1 << 53;
 
 /// A table of the last exports, the newest first, and what failed in the newest; nothing where projects are not
 /// exported, and never were.
@@ -66,7 +68,7 @@ fn table(past: &[(DateTime<Utc>, &PastExport)], clock: &Clock<'_>) -> String {
             clock.short(*at),
             sign(ending, ending.word()),
             took.map_or("–".to_owned(), |took| Span(to_minutes(took)).to_string()),
-            Size(export.bytes),
+            stored(export),
             Escaped(counts(export)),
         );
         if let Some(error) = &export.error {
@@ -82,6 +84,11 @@ fn table(past: &[(DateTime<Utc>, &PastExport)], clock: &Clock<'_>) -> String {
          <th scope=\"col\" class=\"number\">Took</th><th scope=\"col\" class=\"number\">Stored</th>\
          <th scope=\"col\" class=\"wide\">Projects</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
     )
+}
+
+fn stored(export: &PastExport) -> String {
+    let bytes = Some(export.bytes).filter(|bytes| *bytes < MOST_BYTES);
+    bytes.map_or("–".to_owned(), |bytes| Size(bytes).to_string())
 }
 
 /// The projects that failed in it, each with its reason.
