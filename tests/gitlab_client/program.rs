@@ -21,7 +21,8 @@ fn machine(more: &str, projects: bool) -> Host {
         ""
     };
     host.write_config(&host.config_with(&format!(
-        "{more}\n{projects}[destinations.disk]\ntype = \"fs\"\nroot = {folder:?}\n[upload]\nretry_for = \"1s\"\n"
+        "{more}\n{projects}[destinations.disk]\ntype = \"fs\"\nroot = \"{}\"\n[upload]\nretry_for = \"1s\"\n",
+        folder.display()
     )));
     host
 }

@@ -208,7 +208,7 @@ fn converse(
             answer.body.len()
         );
         for (name, value) in &answer.headers {
-            reply.push_str(&format!("{name}: {value}\r\n"));
+            reply.extend([name, ": ", value.as_str(), "\r\n"]);
         }
         reply.push_str("\r\n");
         let mut reply = reply.into_bytes();
