@@ -20,6 +20,7 @@ const MOST_AT_A_TIME: usize = 6;
 
 /// Which projects are exported, where to, and how.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct Settings {
     /// The name of the destination that they go to.
     pub destination: String,
