@@ -1,5 +1,6 @@
 //! What is installed on this machine, and whether it would start anything.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,7 +35,8 @@ pub fn again<'a>(found: impl IntoIterator<Item = (Job, &'a Calendar)>) -> String
             Job::Projects => run.later(),
         };
         if let Some(at) = calendar.as_argument().filter(|_| **calendar != usual) {
-            command += &format!(" {} '{at}'", option(*job));
+            // Writing to a string cannot fail.
+            let _ = write!(command, " {} '{at}'", option(*job));
         }
     }
     command

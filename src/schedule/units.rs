@@ -74,8 +74,8 @@ pub(super) fn drop_ins(order: &Order, package: impl Fn(&str) -> String) -> Vec<(
         let job = start.job;
         let times = on_calendar(&start.calendar);
         // An empty one takes back what the package says.
-        let timer = format!("{head}[Timer]\nOnCalendar=\n{times}");
-        all.push((timer_of(job), timer));
+        let text = format!("{head}[Timer]\nOnCalendar=\n{times}");
+        all.push((timer_of(job), text));
         for (unit, wanted) in [
             (service_of(job), service(order, job)),
             (crashed_of(job), crashed(order, job)),
