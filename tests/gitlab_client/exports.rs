@@ -149,7 +149,7 @@ fn each_refusal_says_who_can_do_what() {
             .contains("lets no project be exported\n  an administrator can allow it"),
         "{error}"
     );
-    let error = refused(run(api.export_status(42, &impatience())));
+    let error = refused(run(api.export_state(42, &impatience())));
     assert_eq!(why(&error), Some(Refused::Disabled), "{error}");
     // In maintenance GitLab can only be read: that passes.
     let server = Server::start(|seen| match (seen.number, seen.head.method.as_str()) {
@@ -177,8 +177,8 @@ fn a_status_that_is_not_known_is_no_error() {
     ] {
         let server =
             Server::start(move |_| Answer::new(200, format!("{{\"export_status\":\"{told}\"}}")));
-        let status = run(client(&server).export_status(42, &impatience()));
-        assert_eq!(status.expect("a status"), expected);
+        let status = run(client(&server).export_state(42, &impatience()));
+        assert_eq!(status.expect("a status").status, expected);
     }
 }
 
@@ -218,7 +218,7 @@ fn a_limit_that_says_nothing_ends_with_the_minute_of_gitlabs_clock() {
             while server.seen().is_empty() {
                 tokio::task::yield_now().await;
             }
-            api.export_status(7, &impatience()).await
+            api.export_state(7, &impatience()).await
         });
         asked.expect("accepted");
         looked.expect("a status");
