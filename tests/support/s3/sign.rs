@@ -131,7 +131,7 @@ fn canonical(call: &Call<'_>, names: &[&str], claim: &Claim) -> String {
     for name in names {
         let value = call.head.header(name).unwrap_or_default();
         let value: Vec<_> = value.split_whitespace().collect();
-        headers += &format!("{name}:{}\n", value.join(" "));
+        headers.extend([name, ":", &value.join(" "), "\n"]);
     }
     format!(
         "{}\n{path}\n{}\n{headers}\n{}\n{}",
