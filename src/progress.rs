@@ -282,7 +282,7 @@ mod tests {
         tally.ended(Ending::AtOnce);
         tally.ended(Ending::AtOnce);
         assert_eq!(tally.line(), "projects: 2 of 10");
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         tally.ended(Ending::Done);
         tally.ended(Ending::Failed);
         assert_eq!(tally.line(), "projects: 4 of 10, 1 failed, 3m left");
