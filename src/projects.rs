@@ -208,7 +208,7 @@ fn unusable(job: &Job<'_>, error: &std::io::Error) -> String {
 
 fn is_done(row: &mut ProjectReport, stored: &Stored, status: ProjectStatus) {
     row.status = status;
-    row.path = stored.path.clone();
+    row.path.clone_from(&stored.path);
     row.key = Some(stored.key.clone());
     row.size = Some(stored.size);
     row.direct = stored.direct;
@@ -386,7 +386,7 @@ impl<'r, 'a> Crew<'r, 'a> {
                 let why = failure.error.clone();
                 self.halted.get_or_insert((ProjectStatus::Failed, why));
             }
-            Next::Again | Next::NextRun => tracing::error!("{}", failure.error),
+            Next::Again | Next::Later => tracing::error!("{}", failure.error),
         }
         row.error = Some(failure.error);
     }

@@ -163,15 +163,12 @@ impl Journal {
             interrupted = goes_on.then_some((path, told.time, told.left));
         }
         let is_continued = interrupted.is_some();
-        let (path, time) = match interrupted {
-            Some((path, time, left)) => {
-                known.left = left;
-                (path, time)
-            }
-            None => {
-                let name = format!("{}.{EXTENSION}", now.format(TIME));
-                (folder.join(name), now)
-            }
+        let (path, time) = if let Some((path, time, left)) = interrupted {
+            known.left = left;
+            (path, time)
+        } else {
+            let name = format!("{}.{EXTENSION}", now.format(TIME));
+            (folder.join(name), now)
         };
         let journal = Journal {
             path,

@@ -128,7 +128,7 @@ impl<'s> Receiver<'s> {
              make room there, or set `state_dir` to a larger disk",
             path.display()
         );
-        Failure::new(Next::NextRun, what)
+        Failure::new(Next::Later, what)
     }
 
     /// Brings it onto the disk.

@@ -62,7 +62,7 @@ pub(super) enum Next {
     /// Once more at the end of the run.
     Again,
     /// The next run tries again.
-    NextRun,
+    Later,
     /// It cannot be helped: GitLab does not let this token export it.
     Skipped,
     /// GitLab lets nobody export anything.
@@ -82,13 +82,13 @@ impl Failure {
         let next = match (refused(error), error.kind()) {
             (Some(Refused::Role), _) => Next::Skipped,
             (Some(Refused::Disabled), _) => Next::SkipAll,
-            (Some(Refused::Gone | Refused::Address), _) => Next::NextRun,
-            // It was asked for as long as `upload.retry_for` allows.
-            (None, ErrorKind::Unavailable | ErrorKind::RateLimited(_)) => Next::Halt,
-            // The token is none, or lacks a scope.
-            (None, ErrorKind::Unauthorized) => Next::Halt,
+            // It was asked for as long as `upload.retry_for` allows; or the token is none, or lacks a scope.
+            (
+                None,
+                ErrorKind::Unavailable | ErrorKind::RateLimited(_) | ErrorKind::Unauthorized,
+            ) => Next::Halt,
             (None, ErrorKind::Corrupt | ErrorKind::Unexpected) => Next::Again,
-            (None, _) => Next::NextRun,
+            _ => Next::Later,
         };
         Failure::new(next, error.to_string())
     }
@@ -100,7 +100,7 @@ impl Failure {
                 Next::Halt
             }
             _ if error.is_absent() => Next::Halt,
-            _ => Next::NextRun,
+            _ => Next::Later,
         };
         Failure::new(next, error.to_string())
     }
@@ -420,12 +420,12 @@ impl<'a> Run<'a> {
         }
         if !is_usable(&path) {
             let what = format!("{} moved to a path that cannot be one", item.path);
-            return Err(Failure::new(Next::NextRun, what));
+            return Err(Failure::new(Next::Later, what));
         }
         let key = self.job.key(&path, item.id, self.journal.time);
         if let Some(refusal) = self.destination().refusal_of(&key) {
             let what = format!("{} moved to {path}: {refusal}", item.path);
-            return Err(Failure::new(Next::NextRun, what));
+            return Err(Failure::new(Next::Later, what));
         }
         tracing::info!("{} has moved to {path}", item.path);
         let id = item.id;
@@ -492,7 +492,7 @@ impl<'a> Run<'a> {
             Span(timeout),
             in_words(status)
         );
-        Err(Failure::new(Next::NextRun, what))
+        Err(Failure::new(Next::Later, what))
     }
 
     async fn state(&self, item: &Item) -> Result<ExportState, Failure> {

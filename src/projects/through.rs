@@ -32,14 +32,13 @@ impl Run<'_> {
         item: &Item,
         asked: Option<Asked>,
     ) -> Result<Stored, Failure> {
-        let (item, asked) = match asked {
-            Some(asked) => (item.clone(), asked),
-            None => {
-                let (item, before) = self.idle(item).await?;
-                match self.ask(&item, before, false).await? {
-                    Answer::Taken(asked) => (item, asked),
-                    Answer::NoUploads(why) => return Err(Failure::new(Next::NextRun, why)),
-                }
+        let (item, asked) = if let Some(asked) = asked {
+            (item.clone(), asked)
+        } else {
+            let (item, before) = self.idle(item).await?;
+            match self.ask(&item, before, false).await? {
+                Answer::Taken(asked) => (item, asked),
+                Answer::NoUploads(why) => return Err(Failure::new(Next::Later, why)),
             }
         };
         let item = &item;
@@ -128,7 +127,7 @@ impl Run<'_> {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(Fault::Io(error))) => return Err(self.disk("reading", &error)),
                 Ok(Err(Fault::Damaged(what))) => what,
-                Err(_) => return Err(Failure::new(Next::NextRun, "the program is ending")),
+                Err(_) => return Err(Failure::new(Next::Later, "the program is ending")),
             };
             self.clear(spool)?;
             label.validator = None;
@@ -198,7 +197,7 @@ impl Run<'_> {
         });
         let received = received.await;
         if let Some(failure) = failure {
-            if failure.next == Next::NextRun {
+            if failure.next == Next::Later {
                 self.clear(spool)?;
             }
             return Err(failure);
@@ -273,7 +272,7 @@ impl Run<'_> {
                 Size(len),
                 Size(free)
             );
-            return Err(Failure::new(Next::NextRun, what));
+            return Err(Failure::new(Next::Later, what));
         }
         let progress = Progress::new(self.job.show, item.path.clone(), len);
         let (path, journals) = (spool.path(), spool.journals().ok());
@@ -337,6 +336,6 @@ impl Run<'_> {
         let (place, key) = (self.destination().name(), &item.key);
         let path = &item.path;
         let what = format!("storing {path} as {place}:{key}: {what}; nothing was touched");
-        Failure::new(Next::NextRun, what)
+        Failure::new(Next::Later, what)
     }
 }
