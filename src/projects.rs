@@ -16,6 +16,7 @@
 pub mod capacity;
 pub mod import;
 mod journal;
+mod made;
 pub mod name;
 mod preflight;
 pub mod prune;

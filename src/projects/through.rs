@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use super::journal::{Asked, Event, Stored};
+use super::made::Made;
 use super::receive::Receiver;
-use super::run::{Answer, Failure, Item, Made, Namespace, Next, Run};
+use super::run::{Answer, Failure, Item, Namespace, Next, Run};
 use super::spool::{Label, Spool};
 use super::whole::{Fault, check};
 use crate::destination::{Entry, Shipment};
