@@ -244,7 +244,7 @@ fn places() -> Vec<Place> {
 fn client(place: &Place) -> Destination {
     let mut reader = Reader::new(&place.lines, [], None);
     let mut root = reader.root();
-    let settings = Settings::read("place", &mut root);
+    let settings = Settings::read("place", &mut root, false);
     root.finish();
     let faults: Vec<_> = reader.finish().iter().map(ToString::to_string).collect();
     assert!(faults.is_empty(), "{}: {faults:?}", place.name);

@@ -218,6 +218,7 @@ fn fields(value: &Value, found: &mut BTreeSet<(String, String)>) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of all commands")]
 fn every_field_of_json_is_told_and_no_other() {
     let (dropbox, host) = machine();
     put(&host, 1, 4, STAMP);

@@ -579,6 +579,7 @@ fn a_configuration_that_was_changed_is_missed_by_doctor() {
 
 /// A machine that was set up for runs alone gets to export projects, and stops doing so.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one machine's story, told in order")]
 fn exports_get_a_timer_beside_that_of_runs_and_lose_it_again() {
     if !is_possible("exports_get_a_timer_beside_that_of_runs_and_lose_it_again") {
         return;

@@ -157,8 +157,8 @@ fn an_upload_goes_on_where_a_killed_one_was_encrypted_too() {
             let host = Host::without_config(PROGRAM);
             let mut more = "[upload]\nchunk_size = \"4 MiB\"\nconcurrency = 1\n".to_owned();
             if encrypted {
-                let public = identity.to_public();
-                more += &format!("[encryption]\nrecipients = [\"{public}\"]\n");
+                let public = identity.to_public().to_string();
+                more.extend(["[encryption]\nrecipients = [\"", &public, "\"]\n"]);
             }
             configure(&host, &gitlab, &dropbox_place(&host, &dropbox), &more);
             gitlab.project_with("group/app", |project| project.export_bytes = 14 << 20);

@@ -252,7 +252,7 @@ fn an_object_from_before_is_none_of_ours() {
     // Somebody else's under the very key, and GitLab's upload is refused: what lies there is not taken for it.
     let world = World::direct("name = \"{path}/x-{time}.tar.gz\"\ntimeout = \"12s\"");
     world.gitlab.project_with("group/app", |project| {
-        project.outcome = Outcome::UploadRefused
+        project.outcome = Outcome::UploadRefused;
     });
     let now = Utc::now();
     for seconds in 0..30 {
