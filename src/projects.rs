@@ -45,7 +45,7 @@ use crate::destination::{Destination, Options};
 use crate::error::Error;
 use crate::gitlab::api::Api;
 use crate::progress::{Ending, Show, Tally};
-use crate::projects::journal::{Event, Journal, Stored};
+use crate::projects::journal::{Event, Journal, Stored, Way};
 use crate::projects::report::{ExportReport, ProjectReport, ProjectStatus};
 use crate::projects::run::{Failure, Item, Next, Run};
 use crate::projects::spool::Spool;
@@ -95,6 +95,15 @@ impl Job<'_> {
         self.encryption.and_then(|all| all.of(ArchiveKind::Data))
     }
 
+    /// From where to where its exports go.
+    fn way(&self) -> Way {
+        Way {
+            gitlab: self.api.address().to_owned(),
+            destination: self.destination.name().to_owned(),
+            encrypted: self.recipients().is_some(),
+        }
+    }
+
     /// Where the export of a project goes that a run makes which began at `time`.
     fn key(&self, path: &str, id: u64, time: DateTime<Utc>) -> String {
         let key = self.settings.name.key(path, id, time);
@@ -136,12 +145,13 @@ async fn carry_out(
         _ = job.stop.requested() => return Ok(()),
     };
     report.warnings.extend(warnings);
-    let (journal, known) = if job.dry_run {
-        Journal::look(job.state, job.destination.name(), now)
+    let way = job.way();
+    let opened = if job.dry_run {
+        Journal::look(job.state, &way, now)
     } else {
-        let opened = Journal::open(job.state, job.destination.name(), now);
-        opened.map_err(|error| unusable(job, &error))?
+        Journal::open(job.state, &way, now)
     };
+    let (journal, known) = opened.map_err(|error| unusable(job, &error))?;
     let selection = tokio::select! {
         selection = select::select(job, journal.time) => selection,
         _ = job.stop.requested() => return Ok(()),
@@ -182,7 +192,7 @@ async fn carry_out(
         return Ok(());
     }
     let spool = Spool::open(job.state).map_err(|error| unusable(job, &error))?;
-    let begun = journal.begin(job.destination.name());
+    let begun = journal.begin(&way);
     begun.map_err(|error| unusable(job, &error))?;
     let run = Run::new(job, (journal, known), spool, direct, now);
     let mut crew = Crew::new(&run, rows);

@@ -175,6 +175,11 @@ impl Api {
         self.base.host_str().unwrap_or_default()
     }
 
+    /// Its whole address, which tells it from every other one.
+    pub fn address(&self) -> &str {
+        self.base.as_str()
+    }
+
     /// Whether its address is this very machine's own.
     pub fn is_here(&self) -> bool {
         is_loopback(&self.base)

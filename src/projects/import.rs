@@ -122,7 +122,14 @@ async fn carry_out(
     let mut sent_at = None;
     if let Some(journal) = earlier.filter(is_wanted) {
         let recently = |sent: &DateTime<Utc>| *now - *sent < FORGOTTEN;
-        if let Some(import) = sent_before(job, &journal).await? {
+        // Longer ago, what has no number by now is somebody else's.
+        let counts = journal.id.is_some() || journal.sent_at.as_ref().is_some_and(recently);
+        let import = if counts {
+            sent_before(job, &journal).await?
+        } else {
+            None
+        };
+        if let Some(import) = import {
             report.describe(&journal.stored);
             report.resumed();
             return follow(job, journal, import, report).await;

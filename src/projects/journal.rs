@@ -22,6 +22,10 @@ const FORMAT: u32 = 1;
 const EXTENSION: &str = "jsonl";
 /// A run that was interrupted is continued so long: GitLab keeps what it has made for a day.
 const CONTINUED: TimeDelta = TimeDelta::hours(24);
+/// One that has been silent for longer is over: the next one is the next day's, not the rest of it.
+const SILENT: TimeDelta = TimeDelta::hours(8);
+/// No limit has a longer period than this, so that what was asked for longer ago counts no more.
+const LONGEST_PERIOD: TimeDelta = TimeDelta::hours(1);
 /// Nobody looks back further.
 const KEPT: TimeDelta = TimeDelta::days(7);
 
@@ -32,7 +36,8 @@ pub(super) enum Event {
     /// The first one.
     Begun {
         format: u32,
-        destination: String,
+        #[serde(flatten)]
+        way: Way,
         /// What all names of this run have in common.
         time: DateTime<Utc>,
     },
@@ -50,6 +55,17 @@ pub(super) enum Event {
     Stored { id: u64, stored: Stored },
     /// All is done that could be.
     Ended,
+}
+
+/// From where to where, and how: what another way brought is not done on this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Way {
+    /// The address of GitLab; another one has other projects of the same numbers.
+    pub(super) gitlab: String,
+    /// The name of the destination.
+    pub(super) destination: String,
+    /// Whether exports are stored encrypted.
+    pub(super) encrypted: bool,
 }
 
 /// An export that was asked for.
@@ -122,39 +138,42 @@ impl Journal {
     /// That of a run that was interrupted, or one that is to be begun.
     pub(super) fn open(
         state: &StateDir,
-        destination: &str,
+        way: &Way,
         now: DateTime<Utc>,
     ) -> io::Result<(Journal, Known)> {
         let folder = state.folder(FOLDER)?;
         for path in journals(&folder)? {
-            if Told::read(&path, now).is_some_and(|told| now - told.last > KEPT) {
+            if Told::read(&path, now)?.is_some_and(|told| now - told.last > KEPT) {
                 // What stays is passed over the next time.
                 let _ = fs::remove_file(&path);
             }
         }
-        Ok(Journal::look(state, destination, now))
+        Journal::look(state, way, now)
     }
 
     /// The same, but nothing is made or removed.
+    ///
+    /// Fails where one that is there cannot be read: without it exports would be asked for that are under way.
     pub(super) fn look(
         state: &StateDir,
-        destination: &str,
+        way: &Way,
         now: DateTime<Utc>,
-    ) -> (Journal, Known) {
+    ) -> io::Result<(Journal, Known)> {
         let folder = state.path().join(FOLDER);
         let (mut known, mut interrupted) = (Known::default(), None);
-        for path in journals(&folder).unwrap_or_default() {
-            let Some(told) = Told::read(&path, now) else {
+        for path in journals(&folder)? {
+            let Some(told) = Told::read(&path, now)? else {
                 continue;
             };
             known.asked.extend(&told.asked);
             known.downloaded.extend(told.downloaded.iter().cloned());
-            if told.destination != destination {
+            let age = now - told.time;
+            // One of a clock that was ahead would stay the newest for years.
+            if told.way != *way || age < TimeDelta::zero() {
                 continue;
             }
-            let age = now - told.time;
             // The newest one alone: what was left before it, it has taken up or given up.
-            let goes_on = !told.ended && age >= TimeDelta::zero() && age < CONTINUED;
+            let goes_on = !told.ended && age < CONTINUED && now - told.last < SILENT;
             for (id, (at, stored)) in told.stored {
                 if goes_on || at.date_naive() == now.date_naive() {
                     known.stored.insert(id, stored);
@@ -175,17 +194,17 @@ impl Journal {
             time,
             is_continued,
         };
-        (journal, known)
+        Ok((journal, known))
     }
 
     /// Begins it, if it is not an earlier one that goes on.
-    pub(super) fn begin(&self, destination: &str) -> io::Result<()> {
+    pub(super) fn begin(&self, way: &Way) -> io::Result<()> {
         if self.is_continued {
             return Ok(());
         }
         let begun = Event::Begun {
             format: FORMAT,
-            destination: destination.to_owned(),
+            way: way.clone(),
             time: self.time,
         };
         self.note(begun, self.time)?;
@@ -198,10 +217,14 @@ impl Journal {
     }
 }
 
-/// All of them, the oldest first.
+/// All of them, the oldest first; none where there is no folder.
 fn journals(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        entries => entries?,
+    };
+    for entry in entries {
         let path = entry?.path();
         if path.extension().is_some_and(|is| is == EXTENSION) {
             found.push(path);
@@ -213,7 +236,7 @@ fn journals(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// What a journal tells.
 struct Told {
-    destination: String,
+    way: Way,
     time: DateTime<Utc>,
     last: DateTime<Utc>,
     ended: bool,
@@ -225,21 +248,38 @@ struct Told {
 
 impl Told {
     /// Reads one as far as it is whole: a line that a power cut tore is passed over. None if it is none of ours.
-    fn read(path: &Path, now: DateTime<Utc>) -> Option<Told> {
-        let file = BufReader::new(File::open(path).ok()?);
-        let lines = file.split(b'\n').map_while(Result::ok);
-        let mut lines = lines.filter_map(|line| serde_json::from_slice::<Line>(&line).ok());
-        let first = lines.next()?;
+    fn read(path: &Path, now: DateTime<Utc>) -> io::Result<Option<Told>> {
+        let mut told = None::<Told>;
+        for line in BufReader::new(File::open(path)?).split(b'\n') {
+            let Ok(line) = serde_json::from_slice::<Line>(&line?) else {
+                continue;
+            };
+            match &mut told {
+                Some(told) => {
+                    told.last = line.at;
+                    told.add(line, now);
+                }
+                None => match Told::begin(line) {
+                    Some(first) => told = Some(first),
+                    None => return Ok(None),
+                },
+            }
+        }
+        Ok(told)
+    }
+
+    /// By its first line.
+    fn begin(first: Line) -> Option<Told> {
         let Event::Begun {
             format: FORMAT,
-            destination,
+            way,
             time,
         } = first.event
         else {
             return None;
         };
-        let mut told = Told {
-            destination,
+        Some(Told {
+            way,
             time,
             last: first.at,
             ended: false,
@@ -247,17 +287,12 @@ impl Told {
             stored: HashMap::new(),
             asked: Vec::new(),
             downloaded: Vec::new(),
-        };
-        for line in lines {
-            told.last = line.at;
-            told.add(line, now);
-        }
-        Some(told)
+        })
     }
 
     fn add(&mut self, Line { at, event }: Line, now: DateTime<Utc>) {
-        // No limit is longer than an hour.
-        let counts = now - at < TimeDelta::hours(1);
+        let ago = now - at;
+        let counts = ago >= TimeDelta::zero() && ago < LONGEST_PERIOD;
         match event {
             // Two runs within a second have one.
             Event::Begun { .. } => self.ended = false,
@@ -306,6 +341,14 @@ mod tests {
         format!("2026-11-22T{text}Z").parse().expect("a time")
     }
 
+    fn way(destination: &str) -> Way {
+        Way {
+            gitlab: "https://gitlab.example.org/".to_owned(),
+            destination: destination.to_owned(),
+            encrypted: false,
+        }
+    }
+
     fn asking(id: u64, time: &str) -> Event {
         Event::Asking {
             id,
@@ -335,8 +378,8 @@ mod tests {
 
     /// A run of 04:00 that asked for 1, 2 and 3, stored 1 and lost 3.
     fn begin(state: &StateDir) -> Journal {
-        let (journal, known) = Journal::open(state, "s3", at("04:00:00")).expect("a journal");
-        journal.begin("s3").expect("begun");
+        let (journal, known) = Journal::open(state, &way("s3"), at("04:00:00")).expect("a journal");
+        journal.begin(&way("s3")).expect("begun");
         assert!(known.left.is_empty() && known.stored.is_empty() && !journal.is_continued);
         for id in 1..=3 {
             journal
@@ -361,7 +404,7 @@ mod tests {
     fn an_interrupted_run_goes_on_with_its_time() {
         let (_dir, state) = state();
         begin(&state);
-        let (journal, known) = Journal::open(&state, "s3", at("04:30:00")).expect("again");
+        let (journal, known) = Journal::open(&state, &way("s3"), at("04:30:00")).expect("again");
         assert_eq!(journal.time, at("04:00:00"));
         assert!(journal.is_continued);
         assert_eq!(known.left.keys().collect::<Vec<_>>(), [&2]);
@@ -369,7 +412,7 @@ mod tests {
         assert_eq!(known.stored.get(&1), Some(&stored(1)));
         assert_eq!(known.asked.len(), 3);
         // Another place knows nothing of it, but the limit is GitLab's.
-        let (journal, known) = Journal::open(&state, "box", at("04:31:00")).expect("another");
+        let (journal, known) = Journal::open(&state, &way("box"), at("04:31:00")).expect("another");
         assert_eq!(journal.time, at("04:31:00"));
         assert!(known.left.is_empty() && known.stored.is_empty());
         assert_eq!(known.asked.len(), 3);
@@ -381,20 +424,20 @@ mod tests {
         begin(&state)
             .note(Event::Ended, at("04:10:00"))
             .expect("noted");
-        let (journal, known) = Journal::open(&state, "s3", at("23:59:59")).expect("again");
-        journal.begin("s3").expect("begun");
+        let (journal, known) = Journal::open(&state, &way("s3"), at("23:59:59")).expect("again");
+        journal.begin(&way("s3")).expect("begun");
         assert_eq!(journal.time, at("23:59:59"));
         assert!(known.left.is_empty() && known.asked.is_empty());
         assert_eq!(known.stored.get(&1), Some(&stored(1)), "it is of today");
-        let (_, seen) = Journal::look(&state, "s3", at("23:59:59"));
+        let (_, seen) = Journal::look(&state, &way("s3"), at("23:59:59")).expect("read");
         assert_eq!(seen.stored.get(&1), Some(&stored(1)));
         let tomorrow = at("04:00:00") + TimeDelta::days(1);
-        let (journal, known) = Journal::open(&state, "s3", tomorrow).expect("again");
+        let (journal, known) = Journal::open(&state, &way("s3"), tomorrow).expect("again");
         assert!(known.stored.is_empty(), "{known:?}");
         assert_eq!(journal.time, at("23:59:59"), "that one was interrupted");
         let later = at("04:00:00") + TimeDelta::days(9);
-        let (journal, _) = Journal::open(&state, "s3", later).expect("again");
-        journal.begin("s3").expect("begun");
+        let (journal, _) = Journal::open(&state, &way("s3"), later).expect("again");
+        journal.begin(&way("s3")).expect("begun");
         assert_eq!(journal.time, later);
         assert_eq!(journals(&state.path().join(FOLDER)).expect("left").len(), 1);
     }
@@ -410,23 +453,76 @@ mod tests {
             .expect("a line");
         for cut in 0..whole.len() {
             fs::write(&path, &whole[..cut]).expect("cut");
-            let told = Told::read(&path, at("04:30:00"));
+            let told = Told::read(&path, at("04:30:00")).expect("read");
             assert_eq!(told.is_some(), cut >= first, "cut at {cut}");
         }
         fs::write(&path, [&whole[..], b"\0\0\0\n{\"at\":"].concat()).expect("torn");
-        let (journal, known) = Journal::open(&state, "s3", at("04:30:00")).expect("again");
+        let (journal, known) = Journal::open(&state, &way("s3"), at("04:30:00")).expect("again");
         assert_eq!(known.left.len(), 1);
         let event = Event::Lost { id: 2 };
         journal.note(event, at("04:30:01")).expect("noted");
-        let (_, known) = Journal::open(&state, "s3", at("04:30:02")).expect("again");
+        let (_, known) = Journal::open(&state, &way("s3"), at("04:30:02")).expect("again");
         assert!(known.left.is_empty());
+    }
+
+    #[test]
+    fn another_gitlab_another_place_and_another_form_know_nothing_of_it() {
+        let (_dir, state) = state();
+        begin(&state);
+        let others: [fn(&mut Way); 3] = [
+            |way| way.gitlab = "https://other.example.org/".to_owned(),
+            |way| way.destination = "box".to_owned(),
+            |way| way.encrypted = true,
+        ];
+        for change in others {
+            let mut other = way("s3");
+            change(&mut other);
+            let (journal, known) = Journal::open(&state, &other, at("04:30:00")).expect("read");
+            assert!(
+                known.stored.is_empty() && known.left.is_empty(),
+                "{other:?}"
+            );
+            assert!(!journal.is_continued, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_next_day_is_not_the_rest_of_an_interrupted_one() {
+        let (_dir, state) = state();
+        begin(&state);
+        let tomorrow = at("03:59:58") + TimeDelta::days(1);
+        let (journal, known) = Journal::open(&state, &way("s3"), tomorrow).expect("read");
+        assert!(!journal.is_continued && known.stored.is_empty());
+        // Later the same day it is over, but what it stored is of today.
+        let (journal, known) = Journal::open(&state, &way("s3"), at("13:00:00")).expect("read");
+        assert!(!journal.is_continued && known.left.is_empty());
+        assert_eq!(known.stored.len(), 1);
+    }
+
+    #[test]
+    fn one_of_a_clock_that_was_ahead_hides_no_other() {
+        let (_dir, state) = state();
+        let future = at("04:00:00") + TimeDelta::days(1_500);
+        let (journal, _) = Journal::open(&state, &way("s3"), future).expect("a journal");
+        journal.begin(&way("s3")).expect("begun");
+        begin(&state);
+        let (journal, known) = Journal::open(&state, &way("s3"), at("04:30:00")).expect("again");
+        assert!(journal.is_continued && known.left.len() == 1);
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_is_not_taken_for_none() {
+        let (_dir, state) = state();
+        let folder = state.folder(FOLDER).expect("a folder");
+        fs::create_dir(folder.join("2026-11-22-03-00-00.jsonl")).expect("no file");
+        assert!(Journal::open(&state, &way("s3"), at("04:00:00")).is_err());
     }
 
     #[test]
     fn a_clock_that_jumped_back_does_not_go_on_with_the_future() {
         let (_dir, state) = state();
         begin(&state);
-        let (journal, _) = Journal::open(&state, "s3", at("03:00:00")).expect("again");
+        let (journal, _) = Journal::open(&state, &way("s3"), at("03:00:00")).expect("again");
         assert_eq!(journal.time, at("03:00:00"));
     }
 }

@@ -98,7 +98,7 @@ impl Listing<'_> {
                     let error = self.unknown_group(group, error).await;
                     self.note_text(error.to_string());
                 }
-                Err(error) => self.note(&error)?,
+                Err(error) => self.note(&error).await?,
             }
         }
         if settings.all {
@@ -109,7 +109,7 @@ impl Listing<'_> {
                     .warnings
                     .push("the token's user is a member of no project (`projects.all`)".to_owned()),
                 Ok(_) => {}
-                Err(error) => self.note(&error)?,
+                Err(error) => self.note(&error).await?,
             }
         }
         for name in &settings.projects {
@@ -118,7 +118,10 @@ impl Listing<'_> {
                     self.named.insert(project.id);
                     self.found.insert(project.id, project);
                 }
-                Err(error) if is_hopeless(&error) => self.note(&error)?,
+                Err(error) if self.is_hopeless(&error).await => {
+                    self.note_text(error.to_string());
+                    return Err(Hopeless);
+                }
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     let error = error.hint(
                         "is its path right (`projects.projects`), and is the token's user a member of it?",
@@ -153,13 +156,27 @@ impl Listing<'_> {
     }
 
     /// Notes an error of a list, and whether the next one can be asked for.
-    fn note(&mut self, error: &Error) -> Result<(), Hopeless> {
+    async fn note(&mut self, error: &Error) -> Result<(), Hopeless> {
         self.note_text(error.to_string());
-        if is_hopeless(error) {
+        if self.is_hopeless(error).await {
             Err(Hopeless)
         } else {
             Ok(())
         }
+    }
+
+    /// Whether the next question would be answered in the same way: GitLab answers nothing else, either. What one
+    /// group refuses (its own addresses, its own way to sign in), or cannot list, says nothing about the others.
+    async fn is_hopeless(&self, error: &Error) -> bool {
+        if !matches!(
+            error.kind(),
+            ErrorKind::Unauthorized | ErrorKind::Unavailable | ErrorKind::RateLimited(_)
+        ) {
+            return false;
+        }
+        let patience = Patience::short(self.job.upload.retry_for);
+        let access = self.job.api.access(&patience).await;
+        access.is_err()
     }
 
     fn note_text(&mut self, error: String) {
@@ -183,20 +200,6 @@ impl Listing<'_> {
                  user a member of it?",
             ),
         }
-    }
-}
-
-/// Whether the next question would be answered in the same way.
-fn is_hopeless(error: &Error) -> bool {
-    match error.kind() {
-        ErrorKind::Unauthorized | ErrorKind::Unavailable | ErrorKind::RateLimited(_) => true,
-        ErrorKind::NotFound
-        | ErrorKind::AlreadyExists
-        | ErrorKind::NoSpace
-        | ErrorKind::Invalid
-        | ErrorKind::Corrupt
-        | ErrorKind::SourceChanged
-        | ErrorKind::Unexpected => false,
     }
 }
 

@@ -18,6 +18,9 @@ pub const GROUPS_VARIABLE: &str = "GROUPS_TO_BACKUP";
 /// takes memory and disk there, and more at a time would only wait.
 const MOST_AT_A_TIME: usize = 6;
 
+/// What was asked for is remembered over restarts for so long.
+const LONGEST_PERIOD: Duration = Duration::from_hours(1);
+
 /// Which projects are exported, where to, and how.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
@@ -110,9 +113,18 @@ impl Settings {
         let archived = section.get("archived").unwrap_or(true);
         let shared = section.get("shared").unwrap_or(true);
         let direct = section.get("direct").unwrap_or(true);
-        let export_limit = section.get("export_limit");
-        let download_limit = section.get("download_limit");
-        let import_limit = section.get("import_limit");
+        let export_limit = section.get::<Quota>("export_limit");
+        let download_limit = section.get::<Quota>("download_limit");
+        let import_limit = section.get::<Quota>("import_limit");
+        for (key, limit) in [
+            ("export_limit", &export_limit),
+            ("download_limit", &download_limit),
+            ("import_limit", &import_limit),
+        ] {
+            if matches!(limit, Some(Quota(Some((_, period)))) if *period > LONGEST_PERIOD) {
+                section.fault(key, "takes at most an hour: `600/1h`");
+            }
+        }
         let healthcheck = address(section, "healthcheck_url");
         Some(Settings {
             destination: destination?,

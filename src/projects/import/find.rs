@@ -7,7 +7,7 @@ use super::{Halt, Job};
 use crate::content_hash::Digest;
 use crate::error::{Error, ErrorKind};
 use crate::projects::name::TIME;
-use crate::projects::stored::{Project, exports};
+use crate::projects::stored::{Project, exports, latest};
 use crate::retry::Patience;
 
 /// So many times are told where the wanted one is not there.
@@ -84,7 +84,10 @@ pub(super) async fn find(job: &Job<'_>) -> Result<Stored, Halt> {
     let times: Vec<_> = times.map(|time| time.format(TIME).to_string()).collect();
     let way_out = format!("the newest there: {}", times.join(", "));
     let time = match job.wanted {
-        Wanted::Newest => found.first().map(|export| export.named.time),
+        // What is empty was broken off; an older one is better.
+        Wanted::Newest => latest(&found)
+            .or(found.first())
+            .map(|export| export.named.time),
         Wanted::At(time) => Some(time),
     };
     let at_that_time = || {
