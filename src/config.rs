@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(all.concurrency.take(), Some(6));
         assert_eq!(all.groups, ["42", "team/sub"]);
         let given = |line: &&&str| {
-            ["destination", "groups", "projects"]
+            ["destination", "groups", "projects", "healthcheck_url"]
                 .iter()
                 .any(|key| line.starts_with(key))
         };

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use support::gitlab_api::{Access, Fault, GitLabApi, Kind, Mode, What};
+use support::gitlab_api::{Access, Fault, GitLabApi, Kind, Mode, Reply, What};
 use support::host::{Ended, Host};
 use support::s3::{KEY_ID, S3, SECRET};
 use support::{dropbox, s3};
@@ -165,6 +165,21 @@ fn lists_are_read_to_their_last_page_through_faults() {
                 .ends_with("dry run: 230 would be exported to disk; nothing was changed\n"),
             "{text}"
         );
+    }
+}
+
+#[test]
+fn a_group_that_refuses_hides_no_other() {
+    for refusal in [
+        What::Reply(Reply::message(403, "403 Forbidden")),
+        What::server_error(500),
+    ] {
+        let gitlab = world();
+        gitlab.fault(Fault::on(Kind::GroupProjects, refusal).of("team").forever());
+        let host = machine(&gitlab, "groups = [\"team\", \"third\"]");
+        let ended = host.run("export projects --json");
+        assert_eq!(ended.status, Some(3), "{ended}");
+        assert_eq!(paths(&ended, "exported"), ["third/alone"], "{ended}");
     }
 }
 
