@@ -100,6 +100,7 @@ impl Job<'_> {
         Way {
             gitlab: self.api.address().to_owned(),
             destination: self.destination.name().to_owned(),
+            name: self.settings.name.as_str().to_owned(),
             encrypted: self.recipients().is_some(),
         }
     }

@@ -64,7 +64,9 @@ pub(super) struct Way {
     pub(super) gitlab: String,
     /// The name of the destination.
     pub(super) destination: String,
-    /// Whether exports are stored encrypted.
+    /// What exports are called there.
+    pub(super) name: String,
+    /// Whether they are stored encrypted.
     pub(super) encrypted: bool,
 }
 
@@ -345,6 +347,7 @@ mod tests {
         Way {
             gitlab: "https://gitlab.example.org/".to_owned(),
             destination: destination.to_owned(),
+            name: "{path}/{time}.tar.gz".to_owned(),
             encrypted: false,
         }
     }
@@ -469,7 +472,8 @@ mod tests {
     fn another_gitlab_another_place_and_another_form_know_nothing_of_it() {
         let (_dir, state) = state();
         begin(&state);
-        let others: [fn(&mut Way); 3] = [
+        let others: [fn(&mut Way); 4] = [
+            |way| way.name = "{id}/{time}.tar.gz".to_owned(),
             |way| way.gitlab = "https://other.example.org/".to_owned(),
             |way| way.destination = "box".to_owned(),
             |way| way.encrypted = true,

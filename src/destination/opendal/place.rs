@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use futures_util::TryStreamExt as _;
 use opendal::{HttpTransporter, Metadata, OperationContext, Operator};
 use tokio::time::timeout;
@@ -466,12 +466,14 @@ fn file(metadata: &Metadata) -> FileEntry {
     } else {
         tag.to_owned()
     };
+    // One reply tells it in seconds, another one more exactly.
     let modified = metadata.last_modified().map(SystemTime::from);
+    let modified = modified.map(|time| DateTime::<Utc>::from(time).trunc_subsecs(0));
     FileEntry {
         size,
         content_hash: None,
         rev,
-        modified: modified.map(Into::into),
+        modified,
     }
 }
 
