@@ -211,7 +211,6 @@ fn settings_that_are_wrong_are_told_together() {
                 "bucket` is missing",
                 "access_key_id` is missing",
                 "secret_access_key` is missing",
-                "region` is missing",
             ],
         ),
         (
