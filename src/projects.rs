@@ -22,6 +22,7 @@ mod preflight;
 pub mod prune;
 mod receive;
 pub mod report;
+mod retained;
 mod run;
 pub mod select;
 pub mod settings;
@@ -244,6 +245,9 @@ impl<'r, 'a> Crew<'r, 'a> {
     fn new(run: &'r Run<'a>, rows: Vec<ProjectReport>) -> Crew<'r, 'a> {
         let job = run.job;
         let most = capacity::at_a_time(job.settings.concurrency, job.gitlab_is_here);
+        for row in &rows {
+            run.claim(row.id, row.key.as_deref().unwrap_or_default());
+        }
         Crew {
             run,
             most,
@@ -266,6 +270,11 @@ impl<'r, 'a> Crew<'r, 'a> {
         self.round(again, true).await;
         for row in &mut self.rows {
             if row.status == ProjectStatus::WouldExport {
+                // Only its old exports were still being looked at.
+                if let Some(stored) = self.run.done(row.id) {
+                    is_done(row, &stored, ProjectStatus::Exported);
+                    continue;
+                }
                 row.direct = false;
                 let (status, why) = match (&self.halted, self.run.job.stop.signal()) {
                     (_, Some(signal)) => {

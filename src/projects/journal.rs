@@ -113,6 +113,17 @@ pub(super) struct Left {
     pub(super) fetched: bool,
 }
 
+impl Left {
+    /// It is about to be asked for.
+    pub(super) fn of(asked: Asked) -> Left {
+        Left {
+            asked,
+            taken: false,
+            fetched: false,
+        }
+    }
+}
+
 /// What earlier runs left.
 #[derive(Debug, Default)]
 pub(super) struct Known {
@@ -302,12 +313,7 @@ impl Told {
                 if counts {
                     self.asked.push(at);
                 }
-                let left = Left {
-                    asked,
-                    taken: false,
-                    fetched: false,
-                };
-                self.left.insert(id, left);
+                self.left.insert(id, Left::of(asked));
             }
             Event::Taken { id } => {
                 if let Some(left) = self.left.get_mut(&id) {

@@ -5,16 +5,14 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use chrono::{DateTime, Local, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::capacity::memory_for_one_more;
 use super::journal::{Asked, Event, Journal, Known, Left, Stored};
 use super::made::{Made, is_under_way};
-use super::prune;
 use super::spool::Spool;
-use super::stored::Project;
 use super::{Job, PRESIGNED};
 use crate::destination::Destination;
 use crate::error::{Error, ErrorKind};
@@ -22,6 +20,11 @@ use crate::gitlab::api::exports::{ExportStatus, Refused, refused};
 use crate::report::Pruned;
 use crate::retry::Patience;
 use crate::retry::window::Window;
+
+/// So many exports that were made and did not come are no accident.
+const MISSED_UPLOADS: u32 = 3;
+/// No request can store more, so that one that did not come says nothing; bytes.
+const LARGEST_UPLOAD: u64 = 5_000_000_000;
 
 /// A project on its way.
 #[derive(Clone, Debug)]
@@ -125,8 +128,27 @@ pub(super) struct Run<'a> {
     pub(super) pruned: RefCell<Vec<Pruned>>,
     /// What went wrong with that.
     pub(super) trouble: RefCell<Option<String>>,
+    /// What is asked for and is not stored yet, by whatever process.
+    left: RefCell<HashMap<u64, Left>>,
+    /// Where a project is whose export this process asked for: it may have moved since it was listed.
+    asked: RefCell<HashMap<u64, Item>>,
+    /// What GitLab was to bring by itself, and is not waited for any more.
+    given_up: RefCell<HashMap<u64, Asked>>,
+    /// What this process has stored.
+    done: RefCell<HashMap<u64, Stored>>,
+    /// Which project each name belongs to.
+    claims: RefCell<HashMap<String, u64>>,
+    uploads: Uploads,
     now: DateTime<Utc>,
     since: Instant,
+}
+
+/// Whether what GitLab is to bring by itself comes at all.
+#[derive(Debug, Default)]
+struct Uploads {
+    any_came: Cell<bool>,
+    /// How many did not, although their exports were well.
+    missed: Cell<u32>,
 }
 
 impl<'a> Run<'a> {
@@ -147,6 +169,12 @@ impl<'a> Run<'a> {
             warnings: RefCell::default(),
             pruned: RefCell::default(),
             trouble: RefCell::default(),
+            left: RefCell::new(known.left.clone()),
+            asked: RefCell::default(),
+            given_up: RefCell::default(),
+            done: RefCell::default(),
+            claims: RefCell::default(),
+            uploads: Uploads::default(),
             known,
             now,
             since: Instant::now(),
@@ -159,7 +187,33 @@ impl<'a> Run<'a> {
             let namespace = run.namespace(namespace);
             namespace.limit.used_before(ago(now, *at));
         }
+        for (id, stored) in &run.known.stored {
+            run.claim(*id, &stored.key);
+        }
         run
+    }
+
+    /// Makes a name a project's own; false if it is another one's.
+    pub(super) fn claim(&self, id: u64, key: &str) -> bool {
+        let name = if self.destination().ignores_case() {
+            key.to_lowercase()
+        } else {
+            key.to_owned()
+        };
+        *self.claims.borrow_mut().entry(name).or_insert(id) == id
+    }
+
+    /// What this process has stored of a project.
+    pub(super) fn done(&self, id: u64) -> Option<Stored> {
+        self.done.borrow().get(&id).cloned()
+    }
+
+    /// What GitLab was to bring there by itself, if that is not waited for any more.
+    pub(super) fn given_up(&self, item: &Item) -> Option<Asked> {
+        let all = self.given_up.borrow();
+        all.get(&item.id)
+            .filter(|asked| asked.key == item.key)
+            .cloned()
     }
 
     /// Whether GitLab sends exports to the destination by itself.
@@ -197,59 +251,51 @@ impl<'a> Run<'a> {
 
     /// Writes it down, durably, before what it tells of is done.
     pub(super) fn note(&self, event: Event) -> Result<(), Failure> {
-        self.journal.note(event, self.now()).map_err(|error| {
-            let folder = self.job.state.path().display();
-            let what = format!("writing to the state folder {folder}: {error}");
-            Failure::new(Next::Halt, what + "\n  make room there, then run again")
-        })
+        self.journal
+            .note(event.clone(), self.now())
+            .map_err(|error| {
+                let folder = self.job.state.path().display();
+                let what = format!("writing to the state folder {folder}: {error}");
+                Failure::new(Next::Halt, what + "\n  make room there, then run again")
+            })?;
+        self.remember(event);
+        Ok(())
+    }
+
+    /// What has failed goes on in the second round, too, where it was.
+    fn remember(&self, event: Event) {
+        let mut left = self.left.borrow_mut();
+        match event {
+            Event::Asking { id, asked } => {
+                left.insert(id, Left::of(asked));
+            }
+            Event::Taken { id } => {
+                left.entry(id).and_modify(|left| left.taken = true);
+            }
+            Event::Fetched { id } => {
+                left.entry(id).and_modify(|left| left.fetched = true);
+            }
+            Event::Lost { id } => {
+                left.remove(&id);
+            }
+            Event::Stored { id, stored } => {
+                left.remove(&id);
+                self.done.borrow_mut().insert(id, stored);
+            }
+            Event::Begun { .. } | Event::Downloading { .. } | Event::Ended => {}
+        }
     }
 
     /// Brings the export of one project to the destination. `again`: it has failed once in this run.
     pub(super) async fn bring(&self, item: &Item, again: bool) -> Result<Stored, Failure> {
-        let left = self.known.left.get(&item.id).filter(|_| !again);
+        let moved = self.asked.borrow().get(&item.id).cloned();
+        let item = moved.as_ref().unwrap_or(item);
+        let left = self.left.borrow().get(&item.id).cloned();
         let left = left.filter(|left| left.asked.key == item.key);
         match left {
-            Some(left) => self.go_on(item, left).await,
+            Some(left) => self.go_on(item, &left).await,
             None if self.direct.get() && !again => self.direct(item).await,
             None => self.through(item, None).await,
-        }
-    }
-
-    /// Deletes what `[retention]` does not keep of this project, now that a new export is there.
-    pub(super) async fn prune(&self, item: &Item, stored: &Stored) {
-        let Some(policy) = self.job.retention else {
-            return;
-        };
-        let request = prune::Request {
-            name: &self.job.settings.name,
-            policy,
-            shrink: self.job.shrink,
-            made: &stored.key,
-        };
-        let project = Project {
-            path: &item.path,
-            id: item.id,
-        };
-        let (patience, now) = (self.patience(), self.now().with_timezone(&Local));
-        let mut outcome = prune::Outcome::default();
-        let destination = self.destination();
-        prune::prune(
-            destination,
-            project,
-            &request,
-            &patience,
-            &now,
-            &mut outcome,
-        )
-        .await;
-        self.pruned.borrow_mut().append(&mut outcome.pruned);
-        if let Some(warning) = outcome.warning {
-            self.warn(warning);
-        }
-        if let Some(error) = outcome.error {
-            tracing::error!("{error}");
-            let error = format!("deleting old exports of {}: {error}", item.path);
-            self.trouble.borrow_mut().get_or_insert(error);
         }
     }
 
@@ -263,6 +309,9 @@ impl<'a> Run<'a> {
         };
         let (id, event) = (item.id, stored.clone());
         self.note(Event::Stored { id, stored: event })?;
+        if direct {
+            self.uploads.any_came.set(true);
+        }
         Ok(stored)
     }
 
@@ -296,13 +345,37 @@ impl<'a> Run<'a> {
         }
         match self.made(item, &asked).await? {
             Made::Arrived(found) => self.stored(item, found.size, true),
-            Made::Ready => self.through(item, Some(asked)).await,
+            Made::Ready => {
+                let stored = self.through(item, Some(asked)).await?;
+                self.missed(&stored);
+                Ok(stored)
+            }
             Made::Gone(why) => {
                 // Among others an export of more than 5 GB, which no single request can store.
                 tracing::warn!("{}: {why}: it comes through this machine now", item.path);
                 self.note(Event::Lost { id: item.id })?;
-                self.through(item, None).await
+                self.given_up.borrow_mut().insert(item.id, asked);
+                let stored = self.through(item, None).await?;
+                self.missed(&stored);
+                Ok(stored)
             }
+        }
+    }
+
+    /// GitLab could make an export, and has not brought it. Where it brings none, it is not asked to any more: each
+    /// would be made twice.
+    fn missed(&self, stored: &Stored) {
+        if stored.size > LARGEST_UPLOAD || self.uploads.any_came.get() {
+            return;
+        }
+        let missed = self.uploads.missed.get() + 1;
+        self.uploads.missed.set(missed);
+        if missed >= MISSED_UPLOADS && self.direct.replace(false) {
+            self.warn(format!(
+                "GitLab was asked to put exports there by itself, and none of {missed} came: the others come through this machine\n  \
+                 can GitLab's machine reach {}, and does it trust its certificate? `projects.direct = false` asks for none",
+                self.destination().name()
+            ));
         }
     }
 
@@ -340,6 +413,7 @@ impl<'a> Run<'a> {
             memory_for_one_more().await;
         }
         let id = item.id;
+        self.asked.borrow_mut().insert(id, item.clone());
         let mut asked = None;
         let mut unwritable = None;
         let noting = || {
@@ -377,7 +451,7 @@ impl<'a> Run<'a> {
         if direct && is_about_the_address(&error) {
             return Ok(Answer::NoUploads(error.to_string()));
         }
-        Err(Failure::of_gitlab(&error))
+        Err(self.of_gitlab(&error).await)
     }
 }
 

@@ -208,7 +208,7 @@ impl Run<'_> {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 Err(self.lost(item, &error.to_string())?)
             }
-            Err(error) => Err(Failure::of_gitlab(&error)),
+            Err(error) => Err(self.of_gitlab(&error).await),
         }
     }
 
@@ -258,6 +258,9 @@ impl Run<'_> {
         let of_place = |error: Error| Failure::of_place(&error);
         let patience = self.patience();
         if let Some(found) = place.stat(&item.key, &patience).await.map_err(of_place)? {
+            if let Some(size) = self.came_late(item).await? {
+                return Ok(size);
+            }
             // An earlier process came to its end, but could not note it any more.
             return self.compare(item, &content, &found).await;
         }

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod accidents;
 mod crash;
 mod direct;
 mod limits;
