@@ -225,6 +225,9 @@ pub struct Options {
     pub bandwidth: Option<Arc<Bandwidth>>,
     /// How long an upload may go without progress.
     pub retry_for: Duration,
+    /// What the parts of an upload to an object store, which lie in memory until they have arrived, may take of it
+    /// together, in bytes; none: as much as `concurrency` of them take.
+    pub room: Option<u64>,
 }
 
 /// One archive on its way to one path.

@@ -290,6 +290,7 @@ async fn store(
         concurrency: 2,
         bandwidth: None,
         retry_for: Duration::from_secs(20),
+        room: None,
     };
     let progress = Progress::new(Show::Nothing, "test", source.len());
     let shipment = Shipment {

@@ -7,7 +7,9 @@ use std::process::Child;
 use std::time::Duration;
 
 use support::dropbox::{Dropbox, Options};
+use support::gitlab_api::{GitLabApi, Pace};
 use support::host::Host;
+use support::s3::{self, S3};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_gitlab-pi-backup");
 const DATA: &str = "1702758583_2023_12_16_17.8.2_gitlab_backup.tar";
@@ -138,5 +140,56 @@ fn a_restore_takes_the_same_little_memory_whatever_is_fetched() {
     assert!(
         peaks[2].saturating_sub(peaks[1]) <= 4 * 1024,
         "{peaks:?} KiB"
+    );
+}
+
+/// The most memory that exports of `count` projects of `size` bytes take, in KiB.
+fn exporting(count: usize, size: u64, direct: bool) -> u64 {
+    let gitlab = GitLabApi::start();
+    let moment = Duration::from_millis(5);
+    gitlab.set(|settings| {
+        settings.pace = Pace::Time {
+            queued: moment,
+            started: moment,
+        };
+    });
+    for n in 0..count {
+        gitlab.project_with(&format!("group/n{}/p{n}", n % 5), |project| {
+            project.export_bytes = size;
+        });
+    }
+    let s3 = S3::start(s3::Options::default());
+    let host = Host::without_config(PROGRAM);
+    let (url, token, place) = (gitlab.url(), gitlab.token(), s3.place("exports"));
+    host.write_config(&host.config_with(&format!(
+        "url = \"{url}\"\ntoken = \"{token}\"\n\
+         [destinations.store]\n{place}\
+         [projects]\ndestination = \"store\"\ngroups = [\"group\"]\nconcurrency = 6\n\
+         export_limit = \"0\"\ndownload_limit = \"0\"\ndirect = {direct}\n"
+    )));
+    let most = most(host.spawn("export projects -q"));
+    assert_eq!(s3.objects("exports").len(), count);
+    most
+}
+
+#[test]
+fn exports_take_the_same_little_memory_however_many_and_large() {
+    if is_emulated() {
+        return;
+    }
+    let peaks = [
+        exporting(2, 1 << 15, true),
+        exporting(24, 1 << 15, true),
+        exporting(2, 1 << 15, false),
+        exporting(2, 24 << 20, false),
+        exporting(1, 64 << 20, false),
+    ];
+    let told = format!("exports: {peaks:?} KiB\n");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes());
+    // Of an upload two parts are in memory, and the last one may be of 10 MiB.
+    assert!(peaks.iter().all(|peak| *peak <= 22 * 1024), "{peaks:?} KiB");
+    assert!(
+        peaks[1].saturating_sub(peaks[0]) <= 1024 && peaks[4].saturating_sub(peaks[3]) <= 4 * 1024,
+        "{peaks:?} KiB: it grows with what is exported"
     );
 }

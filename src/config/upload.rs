@@ -55,6 +55,7 @@ impl Upload {
                 concurrency,
                 bandwidth,
                 retry_for,
+                room: None,
             },
             stall_timeout,
         }

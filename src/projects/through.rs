@@ -9,7 +9,7 @@ use super::receive::Receiver;
 use super::run::{Answer, Failure, Item, Namespace, Next, Run};
 use super::spool::{Label, Spool};
 use super::whole::{Fault, check};
-use crate::destination::{Entry, Shipment};
+use crate::destination::{Entry, Options, Shipment};
 use crate::error::{Error, ErrorKind};
 use crate::gitlab::api::Part;
 use crate::progress::Progress;
@@ -18,7 +18,10 @@ use crate::seal::Sealing;
 use crate::source::file::FileSource;
 use crate::source::sealed::{Hashing, Sealed};
 use crate::source::{Fingerprint, Source};
-use crate::units::Size;
+use crate::units::{MIB, Size};
+
+/// What an upload to an object store may take of memory, in bytes: with it, all of this stays below 32 MiB.
+const ROOM: u64 = 16 * MIB;
 
 /// What is sent, and what it looked like.
 struct Content {
@@ -280,6 +283,10 @@ impl Run<'_> {
         }
         let progress = Progress::new(self.job.show, item.path.clone(), len);
         let (path, journals) = (spool.path(), spool.journals().ok());
+        let options = Options {
+            room: Some(ROOM),
+            ..self.job.upload.clone()
+        };
         let shipment = Shipment {
             source: content.source.clone(),
             fingerprint: &content.fingerprint,
@@ -288,7 +295,7 @@ impl Run<'_> {
             doubts: &[],
             client_modified: self.journal.time,
             journals: journals.as_deref(),
-            options: self.job.upload,
+            options: &options,
             progress: &progress,
         };
         tokio::select! {

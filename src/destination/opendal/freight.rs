@@ -17,8 +17,10 @@ use crate::source::{Fingerprint, Source, read_exact_at};
 use crate::units::MIB;
 
 /// How long a part is at least, in bytes: what Amazon's own tool takes. Each is held in memory until it has arrived;
-/// with one that waits its turn and one that is being read that is (`concurrency` + 2) × 8 MiB.
+/// with [`WAITING`] that is (`concurrency` + 2) × 8 MiB.
 const PART_LEN: u64 = 8 * MIB;
+/// One part waits its turn, and one is being read.
+const WAITING: u64 = 2;
 /// No service takes more parts (S3's and Google's limit; Azure's is higher).
 const MOST_PARTS: u64 = 10_000;
 /// No part but the last may be shorter (S3's limit), and OpenDAL collects what is.
@@ -32,8 +34,8 @@ pub(super) struct Freight<'a> {
     pub(super) path: &'a str,
     /// Whether a file of that name may be there.
     pub(super) replace: bool,
-    /// Parts on their way at a time.
-    pub(super) in_flight: usize,
+    /// How it is cut where it is sent in parts.
+    pub(super) cut: Cut,
     pub(super) bandwidth: Option<Arc<Bandwidth>>,
     pub(super) progress: Option<&'a Progress>,
     /// The time it is stored with, where there is one.
@@ -65,12 +67,47 @@ impl Memory {
     }
 }
 
-/// How a length is cut into parts: at most 10,000, none but an only one shorter than 5 MiB.
-pub(super) fn parts(len: u64) -> Vec<Range<u64>> {
+/// How parts are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// How long each is at least, in bytes.
+    least: u64,
+    /// How many are on their way at a time.
+    pub(super) in_flight: usize,
+}
+
+impl Cut {
+    /// One after the other.
+    pub(super) const ONE: Cut = Cut {
+        least: PART_LEN,
+        in_flight: 1,
+    };
+
+    /// So many at a time, or fewer and shorter ones if only `room` bytes of memory are theirs.
+    pub(super) fn new(concurrency: usize, room: Option<u64>) -> Cut {
+        let wanted = (concurrency as u64).max(1);
+        match room {
+            Some(room) if room < (wanted + WAITING) * PART_LEN => {
+                let fitting = (room / SHORTEST_PART).saturating_sub(WAITING);
+                Cut {
+                    least: SHORTEST_PART,
+                    in_flight: usize::try_from(fitting.clamp(1, wanted)).unwrap_or(1),
+                }
+            }
+            _ => Cut {
+                least: PART_LEN,
+                in_flight: concurrency.max(1),
+            },
+        }
+    }
+}
+
+/// How a length is cut into parts of `least` bytes or more: at most 10,000, none but an only one shorter than 5 MiB.
+pub(super) fn parts(len: u64, Cut { least, .. }: Cut) -> Vec<Range<u64>> {
     let part = len
         .div_ceil(MOST_PARTS - 1)
         .next_multiple_of(MIB)
-        .max(PART_LEN);
+        .max(least);
     let mut parts = Vec::new();
     let mut start = 0;
     while start < len {
@@ -172,7 +209,7 @@ mod tests {
             200 * 1024 * MIB + 77,
             5 * 1024 * 1024 * MIB,
         ] {
-            let parts = parts(len);
+            let parts = parts(len, Cut::ONE);
             assert!(parts.len() <= 10_000, "{len}: {} parts", parts.len());
             let mut end = 0;
             for part in &parts {
@@ -186,5 +223,30 @@ mod tests {
             }
             assert_eq!(end, len);
         }
+    }
+
+    #[test]
+    fn little_memory_makes_parts_short_and_few() {
+        for (concurrency, room, least, in_flight) in [
+            (4, None, PART_LEN, 4),
+            (0, None, PART_LEN, 1),
+            (4, Some(48 * MIB), PART_LEN, 4),
+            (4, Some(48 * MIB - 1), SHORTEST_PART, 4),
+            (32, Some(21 * MIB), SHORTEST_PART, 2),
+            (4, Some(16 * MIB), SHORTEST_PART, 1),
+            (1, Some(24 * MIB), PART_LEN, 1),
+            (4, Some(0), SHORTEST_PART, 1),
+        ] {
+            let cut = Cut { least, in_flight };
+            assert_eq!(Cut::new(concurrency, room), cut, "{concurrency} {room:?}");
+        }
+        let lens = parts(256 * MIB + 512, Cut::new(4, Some(16 * MIB)));
+        let lens: Vec<_> = lens.iter().map(|part| part.end - part.start).collect();
+        let (last, others) = lens.split_last().expect("parts");
+        assert!(others.iter().all(|len| *len == SHORTEST_PART), "{lens:?}");
+        assert!(
+            (SHORTEST_PART..2 * SHORTEST_PART).contains(last),
+            "{lens:?}"
+        );
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::Scheme;
 use super::answer::{of_disk, understand};
 use super::disk::Disk;
-use super::freight::{Freight, Memory};
+use super::freight::{Cut, Freight, Memory};
 use super::keys::Settings;
 use super::partial::{is_partial, split};
 use super::wire::{Ledger, Transport, Wire};
@@ -382,7 +382,7 @@ impl OpenDal {
             fingerprint: None,
             path,
             replace: true,
-            in_flight: 1,
+            cut: Cut::ONE,
             bandwidth: None,
             progress: None,
             modified: None,
@@ -414,7 +414,7 @@ impl OpenDal {
             fingerprint: Some(shipment.fingerprint),
             path: shipment.path,
             replace: false,
-            in_flight: shipment.options.concurrency,
+            cut: Cut::new(shipment.options.concurrency, shipment.options.room),
             bandwidth: shipment.options.bandwidth.clone(),
             progress: Some(shipment.progress),
             modified: Some(shipment.client_modified.into()),

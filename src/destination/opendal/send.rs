@@ -231,7 +231,7 @@ impl OpenDal {
             !freight.replace && knows_conditions && !self.unconditional.load(Ordering::Relaxed);
         let writer = client
             .writer_with(key(freight.path))
-            .concurrent(freight.in_flight.max(1))
+            .concurrent(freight.cut.in_flight)
             .if_not_exists(conditional);
         let mut writer = writer
             .await
@@ -304,7 +304,7 @@ impl OpenDal {
         patience: &Patience,
     ) -> Result<Digest, Error> {
         let mut hasher = ContentHasher::default();
-        for range in parts(freight.source.len()) {
+        for range in parts(freight.source.len(), freight.cut) {
             let part;
             (part, hasher) = freight.take(range, hasher).await?;
             retry(&self.wire.pause, patience, async || {
