@@ -203,7 +203,7 @@ fn what_was_done_before_a_stop_is_told() {
         seen.iter()
             .any(|seen| seen.method == "DELETE" && seen.status == 503)
     };
-    while !is_stuck() && since.elapsed() < Duration::from_secs(60) {
+    while !is_stuck() && since.elapsed() < Duration::from_mins(1) {
         std::thread::sleep(Duration::from_millis(20));
     }
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process"));
