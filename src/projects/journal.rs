@@ -4,14 +4,17 @@
 //! request that it tells of is sent, so after a crash at any moment nothing is asked for that could be under way.
 //! GitLab and the destination are the truth: what the journal tells is looked up there before it counts.
 
+mod told;
+
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+use self::told::Told;
 use super::name::TIME;
 use crate::state::{StateDir, append_line, sync_folder};
 
@@ -245,100 +248,6 @@ fn journals(folder: &Path) -> io::Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
-}
-
-/// What a journal tells.
-struct Told {
-    way: Way,
-    time: DateTime<Utc>,
-    last: DateTime<Utc>,
-    ended: bool,
-    left: HashMap<u64, Left>,
-    stored: HashMap<u64, (DateTime<Utc>, Stored)>,
-    asked: Vec<DateTime<Utc>>,
-    downloaded: Vec<(DateTime<Utc>, String)>,
-}
-
-impl Told {
-    /// Reads one as far as it is whole: a line that a power cut tore is passed over. None if it is none of ours.
-    fn read(path: &Path, now: DateTime<Utc>) -> io::Result<Option<Told>> {
-        let mut told = None::<Told>;
-        for line in BufReader::new(File::open(path)?).split(b'\n') {
-            let Ok(line) = serde_json::from_slice::<Line>(&line?) else {
-                continue;
-            };
-            match &mut told {
-                Some(told) => {
-                    told.last = line.at;
-                    told.add(line, now);
-                }
-                None => match Told::begin(line) {
-                    Some(first) => told = Some(first),
-                    None => return Ok(None),
-                },
-            }
-        }
-        Ok(told)
-    }
-
-    /// By its first line.
-    fn begin(first: Line) -> Option<Told> {
-        let Event::Begun {
-            format: FORMAT,
-            way,
-            time,
-        } = first.event
-        else {
-            return None;
-        };
-        Some(Told {
-            way,
-            time,
-            last: first.at,
-            ended: false,
-            left: HashMap::new(),
-            stored: HashMap::new(),
-            asked: Vec::new(),
-            downloaded: Vec::new(),
-        })
-    }
-
-    fn add(&mut self, Line { at, event }: Line, now: DateTime<Utc>) {
-        let ago = now - at;
-        let counts = ago >= TimeDelta::zero() && ago < LONGEST_PERIOD;
-        match event {
-            // Two runs within a second have one.
-            Event::Begun { .. } => self.ended = false,
-            Event::Asking { id, asked } => {
-                if counts {
-                    self.asked.push(at);
-                }
-                self.left.insert(id, Left::of(asked));
-            }
-            Event::Taken { id } => {
-                if let Some(left) = self.left.get_mut(&id) {
-                    left.taken = true;
-                }
-            }
-            Event::Downloading { namespace, .. } if counts => {
-                self.downloaded.push((at, namespace));
-            }
-            Event::Downloading { .. } => {}
-            Event::Fetched { id } => {
-                if let Some(left) = self.left.get_mut(&id) {
-                    left.fetched = true;
-                }
-            }
-            Event::Lost { id } => {
-                self.left.remove(&id);
-            }
-            Event::Stored { id, stored } => {
-                self.left.remove(&id);
-                self.stored.insert(id, (at, stored));
-            }
-            Event::Ended => self.ended = true,
-        }
-    }
 }
 
 #[cfg(test)]
