@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::MutexGuard;
+
 use super::journal::{Asked, Event, Stored};
 use super::made::Made;
 use super::receive::Receiver;
@@ -54,22 +56,35 @@ impl Run<'_> {
             }
         }
         let namespace = self.namespace(item.namespace());
-        // First the download's turn, then the place for it: who waits for the one keeps nobody from the other.
-        let slot = if is_here {
-            None
+        let spool = if is_here {
+            self.spool.lock().await
         } else {
-            Some(namespace.limit.take().await)
-        };
-        let spool = self.spool.lock().await;
-        if !is_here {
-            self.receive_whole(item, &asked, &spool, &namespace, slot)
+            let (slot, spool) = self.turn(&namespace).await;
+            self.receive_whole(item, &asked, &spool, &namespace, Some(slot))
                 .await?;
             self.note(Event::Fetched { id: item.id })?;
-        }
+            spool
+        };
         let size = self.send(item, &spool).await?;
         let stored = self.stored(item, size, false)?;
         self.clear(&spool)?;
         Ok(stored)
+    }
+
+    /// The download's turn, and the place for it. Nobody waits for the place with a turn in the hand: whoever has the
+    /// place may need that turn to go on with a download of the same namespace that broke.
+    async fn turn<'t>(&'t self, namespace: &'t Namespace) -> (Slot<'t>, MutexGuard<'t, Spool>) {
+        loop {
+            let slot = namespace.limit.take().await;
+            if let Ok(spool) = self.spool.try_lock() {
+                return (slot, spool);
+            }
+            slot.unused();
+            let spool = self.spool.lock().await;
+            if let Some(slot) = namespace.limit.try_take() {
+                return (slot, spool);
+            }
+        }
     }
 
     /// Whether an earlier process has downloaded it to its end.

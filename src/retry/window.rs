@@ -57,17 +57,9 @@ impl Window {
         };
         let _turn = self.turn.lock().await;
         loop {
-            let room = {
-                let mut slots = self.slots();
-                let now = Instant::now();
-                while slots.used.front().is_some_and(|at| *at + period <= now) {
-                    slots.used.pop_front();
-                }
-                if slots.in_use + slots.used.len() < count as usize {
-                    slots.in_use += 1;
-                    return Slot { window: Some(self) };
-                }
-                slots.used.front().map(|at| *at + period)
+            let room = match self.room(count, period) {
+                Ok(slot) => return slot,
+                Err(room) => room,
             };
             let changed = self.changed.notified();
             match room {
@@ -78,6 +70,28 @@ impl Window {
                 None => changed.await,
             }
         }
+    }
+
+    /// Takes one if there is room now, whoever waits for some: for those who cannot wait.
+    pub fn try_take(&self) -> Option<Slot<'_>> {
+        match self.quota.0 {
+            None => Some(Slot { window: None }),
+            Some((count, period)) => self.room(count, period).ok(),
+        }
+    }
+
+    /// One, or when the next one will be free, as far as that is known.
+    fn room(&self, count: u32, period: Duration) -> Result<Slot<'_>, Option<Instant>> {
+        let mut slots = self.slots();
+        let now = Instant::now();
+        while slots.used.front().is_some_and(|at| *at + period <= now) {
+            slots.used.pop_front();
+        }
+        if slots.in_use + slots.used.len() < count as usize {
+            slots.in_use += 1;
+            return Ok(Slot { window: Some(self) });
+        }
+        Err(slots.used.front().map(|at| *at + period))
     }
 
     /// One was used so long ago, by an earlier process.
@@ -234,6 +248,21 @@ mod tests {
                 slot.unused();
             });
             assert_eq!(start.elapsed().as_secs(), 1);
+        });
+    }
+
+    #[test]
+    fn who_cannot_wait_is_told_so() {
+        run(async {
+            let window = window(2, 10);
+            let slots = [window.try_take(), window.try_take()];
+            assert!(slots.iter().all(Option::is_some));
+            assert!(window.try_take().is_none(), "two are in use");
+            drop(slots);
+            assert!(window.try_take().is_none(), "they go on counting");
+            tokio::time::sleep(SECOND * 10).await;
+            assert!(window.try_take().is_some());
+            assert!(Window::new(Quota(None)).try_take().is_some());
         });
     }
 

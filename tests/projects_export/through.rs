@@ -198,6 +198,24 @@ fn retention_prunes_each_project_by_itself() {
     }
 }
 
+#[test]
+fn a_download_that_breaks_and_those_that_wait_for_its_place_share_one_limit() {
+    let world = World::folder("export_limit = \"0\"\ndownload_limit = \"1/1s\"");
+    let paths = ["group/a", "group/b", "group/c"];
+    for path in paths {
+        world
+            .gitlab
+            .project_with(path, |project| project.export_bytes = 400_000);
+    }
+    let cut = Fault::on(Kind::Download, What::Cut(100_000));
+    world.gitlab.fault(cut.times(2));
+    let ended = world.host.run(EXPORT);
+    assert_eq!(ended.status, Some(0), "{ended}");
+    assert_eq!(rows(&ended), all(&paths, "exported"), "{ended}");
+    assert_eq!(world.gitlab.count(Kind::Download), 5);
+    world.assert_tidy();
+}
+
 /// The lines of a destination at a stand-in for Dropbox.
 pub fn dropbox_place(host: &Host, dropbox: &Dropbox) -> String {
     let config = host.config(dropbox);
