@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
 
 use rustix::fs::{Advice, fadvise};
+use tokio::time::Instant;
 
 use super::run::{Failure, Next};
 use super::spool::{Label, Spool};
@@ -16,6 +18,9 @@ use crate::units::{MIB, Size};
 const RESERVE: u64 = 64 * MIB;
 /// So often it is looked whether that is still free, in bytes.
 const LOOK_EVERY: u64 = 16 * MIB;
+
+/// By so much a file may seem to be older than it can be: file systems and servers round times.
+const SLACK: Duration = Duration::from_mins(1);
 
 /// Takes them.
 pub(super) struct Receiver<'s> {
@@ -28,12 +33,19 @@ pub(super) struct Receiver<'s> {
     total: Option<u64>,
     looked: u64,
     begun: bool,
+    /// How long ago it was asked for, if what was there before may be still there.
+    asked_ago: Option<Duration>,
+    since: Instant,
     failure: Option<Failure>,
 }
 
 impl<'s> Receiver<'s> {
-    /// Behind what is there of the same content.
-    pub(super) fn open(spool: &'s Spool, label: &'s mut Label) -> io::Result<Receiver<'s>> {
+    /// Behind what is there of the same content. What was made longer ago than `asked_ago` is not taken.
+    pub(super) fn open(
+        spool: &'s Spool,
+        label: &'s mut Label,
+        asked_ago: Option<Duration>,
+    ) -> io::Result<Receiver<'s>> {
         let from = label.validator.as_ref().map_or(0, |_| spool.len());
         let file = spool.file(from)?;
         Ok(Receiver {
@@ -45,6 +57,8 @@ impl<'s> Receiver<'s> {
             total: None,
             looked: from,
             begun: false,
+            asked_ago,
+            since: Instant::now(),
             failure: None,
         })
     }
@@ -59,13 +73,17 @@ impl<'s> Receiver<'s> {
         self.label.validator.as_deref().filter(|_| self.from > 0)
     }
 
-    /// Whether anything came.
-    pub(super) fn moved(&self) -> bool {
-        self.begun && self.at > 0
+    /// How far it has come, in bytes.
+    pub(super) fn reached(&self) -> u64 {
+        if self.begun { self.at } else { 0 }
     }
 
-    /// Takes the next bytes; whether more are wanted.
+    /// Takes the next bytes; whether more are wanted. None are of an export that was there before.
     pub(super) fn take(&mut self, part: &Part<'_>, bytes: &[u8]) -> bool {
+        let before = self.asked_ago.map(|ago| ago + self.since.elapsed() + SLACK);
+        if !self.begun && before.is_some_and(|before| part.age > Some(before)) {
+            return false;
+        }
         let taken = self.begin(part).and_then(|()| self.write(bytes));
         if let Err(failure) = taken {
             self.failure.get_or_insert(failure);
@@ -157,6 +175,7 @@ mod tests {
             offset,
             len,
             validator,
+            age: None,
         }
     }
 
@@ -178,25 +197,25 @@ mod tests {
     async fn a_download_goes_on_where_it_was_if_it_is_still_the_same() {
         let (_dir, spool) = place();
         let mut known = label();
-        let mut receiver = Receiver::open(&spool, &mut known).expect("open");
+        let mut receiver = Receiver::open(&spool, &mut known, None).expect("open");
         assert!(receiver.take(&part(0, Some(10), Some("\"one\"")), b"0123"));
-        assert!(receiver.moved());
+        assert_eq!(receiver.reached(), 4);
         receiver.finish().await.expect("on the disk");
         assert_eq!(spool.label(), Some(known.clone()));
 
-        let mut receiver = Receiver::open(&spool, &mut known).expect("open");
+        let mut receiver = Receiver::open(&spool, &mut known, None).expect("open");
         assert_eq!(
             (receiver.from(), receiver.validator()),
             (4, Some("\"one\""))
         );
-        assert!(!receiver.moved());
+        assert_eq!(receiver.reached(), 0);
         assert!(receiver.take(&part(4, Some(10), Some("\"one\"")), b"456"));
         assert!(receiver.take(&part(7, Some(10), Some("\"one\"")), b"789"));
         receiver.finish().await.expect("on the disk");
         assert_eq!(std::fs::read(spool.path()).expect("there"), b"0123456789");
 
         // Another content: from its beginning.
-        let mut receiver = Receiver::open(&spool, &mut known).expect("open");
+        let mut receiver = Receiver::open(&spool, &mut known, None).expect("open");
         assert!(receiver.take(&part(0, None, Some("\"two\"")), b"ab"));
         receiver.finish().await.expect("on the disk");
         assert_eq!(std::fs::read(spool.path()).expect("there"), b"ab");
@@ -207,19 +226,62 @@ mod tests {
     async fn what_has_no_name_is_begun_anew() {
         let (_dir, spool) = place();
         let mut known = label();
-        let mut receiver = Receiver::open(&spool, &mut known).expect("open");
+        let mut receiver = Receiver::open(&spool, &mut known, None).expect("open");
         assert!(receiver.take(&part(0, None, None), b"0123"));
         receiver.finish().await.expect("on the disk");
-        let receiver = Receiver::open(&spool, &mut known).expect("open");
+        let receiver = Receiver::open(&spool, &mut known, None).expect("open");
         assert_eq!((receiver.from(), receiver.validator()), (0, None));
         assert_eq!(spool.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_there_before_it_was_asked_for_is_not_taken() {
+        let minutes = |n| Some(Duration::from_mins(n));
+        for (age, asked_ago, is_taken) in [
+            (minutes(1_440), minutes(10), false),
+            (minutes(12), minutes(10), false),
+            (minutes(9), minutes(10), true),
+            // Rounded, or told by nobody, or there was nothing before.
+            (minutes(11), minutes(10), true),
+            (None, minutes(10), true),
+            (minutes(1_440), None, true),
+        ] {
+            let (_dir, spool) = place();
+            let mut known = label();
+            let mut receiver = Receiver::open(&spool, &mut known, asked_ago).expect("open");
+            let part = Part {
+                age,
+                ..part(0, Some(4), Some("\"one\""))
+            };
+            assert_eq!(
+                receiver.take(&part, b"0123"),
+                is_taken,
+                "{age:?}, {asked_ago:?}"
+            );
+            receiver.finish().await.expect("no failure of this machine");
+            assert_eq!(spool.len(), if is_taken { 4 } else { 0 });
+            assert_eq!(spool.label().is_some(), is_taken);
+        }
+        // However long the answer takes.
+        let (_dir, spool) = place();
+        let mut known = label();
+        let mut receiver = Receiver::open(&spool, &mut known, minutes(10)).expect("open");
+        tokio::time::advance(Duration::from_mins(2)).await;
+        let age = minutes(12);
+        assert!(receiver.take(
+            &Part {
+                age,
+                ..part(0, None, None)
+            },
+            b"0123"
+        ));
     }
 
     #[tokio::test]
     async fn what_cannot_fit_is_not_begun() {
         let (_dir, spool) = place();
         let mut known = label();
-        let mut receiver = Receiver::open(&spool, &mut known).expect("open");
+        let mut receiver = Receiver::open(&spool, &mut known, None).expect("open");
         assert!(!receiver.take(&part(0, Some(9 << 60), None), b"0123"));
         let error = receiver.finish().await.expect_err("it cannot fit").error;
         assert!(error.contains("more are to come"), "{error}");

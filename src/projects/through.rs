@@ -15,6 +15,7 @@ use crate::destination::{Entry, Options, Shipment};
 use crate::error::{Error, ErrorKind};
 use crate::gitlab::api::Part;
 use crate::progress::Progress;
+use crate::retry::rhythm::Rhythm;
 use crate::retry::window::Slot;
 use crate::seal::Sealing;
 use crate::source::file::FileSource;
@@ -48,22 +49,10 @@ impl Run<'_> {
             }
         };
         let item = &item;
-        let is_here = self.is_here(item, &asked);
-        if !is_here && !asked.direct {
-            match self.made(item, &asked).await? {
-                Made::Ready | Made::Arrived(_) => {}
-                Made::Gone(why) => return Err(self.lost(item, why)?),
-            }
-        }
-        let namespace = self.namespace(item.namespace());
-        let spool = if is_here {
+        let spool = if self.is_here(item, &asked) {
             self.spool.lock().await
         } else {
-            let (slot, spool) = self.turn(&namespace).await;
-            self.receive_whole(item, &asked, &spool, &namespace, Some(slot))
-                .await?;
-            self.note(Event::Fetched { id: item.id })?;
-            spool
+            self.fetched(item, &asked).await?
         };
         let size = self.send(item, &spool).await?;
         let stored = self.stored(item, size, false)?;
@@ -71,9 +60,40 @@ impl Run<'_> {
         Ok(stored)
     }
 
+    /// Waits until GitLab has made it, and downloads it.
+    async fn fetched(&self, item: &Item, asked: &Asked) -> Result<MutexGuard<'_, Spool>, Failure> {
+        let namespace = self.namespace(item.namespace());
+        let mut rhythm = Rhythm::default();
+        loop {
+            if !asked.direct {
+                match self.made(item, asked).await? {
+                    Made::Ready | Made::Arrived(_) => {}
+                    Made::Gone(why) => return Err(self.lost(item, why)?),
+                }
+            }
+            let (slot, spool) = self.turn(&namespace).await;
+            let slot = Some(slot);
+            if self
+                .receive_whole(item, asked, &spool, &namespace, slot)
+                .await?
+            {
+                self.note(Event::Fetched { id: item.id })?;
+                return Ok(spool);
+            }
+            drop(spool);
+            let left = self.job.settings.timeout.saturating_sub(rhythm.elapsed());
+            if left.is_zero() {
+                let why = "GitLab has only an export that was made before this one was asked for";
+                return Err(self.lost(item, why)?);
+            }
+            tracing::info!("{}: GitLab still has the export of before", item.path);
+            rhythm.beat(left).await;
+        }
+    }
+
     /// The download's turn, and the place for it. Nobody waits for the place with a turn in the hand: whoever has the
     /// place may need that turn to go on with a download of the same namespace that broke.
-    async fn turn<'t>(&'t self, namespace: &'t Namespace) -> (Slot<'t>, MutexGuard<'t, Spool>) {
+    async fn turn<'n>(&self, namespace: &'n Namespace) -> (Slot<'n>, MutexGuard<'_, Spool>) {
         loop {
             let slot = namespace.limit.take().await;
             if let Ok(spool) = self.spool.try_lock() {
@@ -104,7 +124,10 @@ impl Run<'_> {
     /// The disk of this machine does not do what it should: no other project would fare better.
     fn disk(&self, doing: &str, error: &std::io::Error) -> Failure {
         let folder = self.job.state.path().display();
-        let what = format!("{doing} an export in the state folder {folder}: {error}");
+        let what = format!(
+            "{doing} an export in the state folder {folder}: {error}\n  \
+             see to it that there is room and that the disk is sound, or set `state_dir` to another one"
+        );
         Failure::new(Next::Halt, what)
     }
 
@@ -116,7 +139,21 @@ impl Run<'_> {
         Ok(Failure::new(Next::Again, format!("{what}\n  {hint}")))
     }
 
-    /// Downloads an export and reads it to its end; what is damaged is downloaded once more.
+    /// A download failed for good. While GitLab answers other questions, other projects may fare better.
+    async fn not_downloaded(&self, error: &Error) -> Failure {
+        let mut failure = Failure::of_gitlab(error);
+        let may_pass = matches!(
+            error.kind(),
+            ErrorKind::Unavailable | ErrorKind::RateLimited(_)
+        );
+        if may_pass && self.job.api.version(&self.patience()).await.is_ok() {
+            failure.next = Next::Later;
+        }
+        failure
+    }
+
+    /// Downloads an export and reads it to its end; what is damaged is downloaded once more. `false`: what GitLab has
+    /// is still the export of before.
     async fn receive_whole(
         &self,
         item: &Item,
@@ -124,7 +161,7 @@ impl Run<'_> {
         spool: &Spool,
         namespace: &Namespace,
         mut slot: Option<Slot<'_>>,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let mut label = match spool.label() {
             Some(label) if label.is_of(item.id, asked) => label,
             _ => {
@@ -138,12 +175,15 @@ impl Run<'_> {
         };
         let mut is_second = false;
         loop {
-            self.receive(item, spool, &mut label, namespace, slot.take())
-                .await?;
+            let receiving = self.receive((item, asked), spool, &mut label, namespace, slot.take());
+            if !receiving.await? {
+                self.clear(spool)?;
+                return Ok(false);
+            }
             let path = spool.path();
             let checked = tokio::task::spawn_blocking(move || check(&path)).await;
             let what = match checked {
-                Ok(Ok(())) => return Ok(()),
+                Ok(Ok(())) => return Ok(true),
                 Ok(Err(Fault::Io(error))) => return Err(self.disk("reading", &error)),
                 Ok(Err(Fault::Damaged(what))) => what,
                 Err(_) => return Err(Failure::new(Next::Later, "the program is ending")),
@@ -159,16 +199,19 @@ impl Run<'_> {
         }
     }
 
-    /// Downloads an export to its end, however often the line breaks.
+    /// Downloads an export to its end, however often the line breaks. `false`: it is the one of before.
     async fn receive(
         &self,
-        item: &Item,
+        (item, asked): (&Item, &Asked),
         spool: &Spool,
         label: &mut Label,
         namespace: &Namespace,
         mut slot: Option<Slot<'_>>,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let (api, patience) = (self.job.api, self.patience());
+        // Only beyond what was reached before there is progress: what cannot be continued may break at the same place
+        // for ever.
+        let mut furthest = label.validator.as_ref().map_or(0, |_| spool.len());
         let mut failure = None;
         let received = api.retry_download(&patience, async || {
             let ours = |failed: Failure, failure: &mut Option<Failure>| {
@@ -185,7 +228,9 @@ impl Run<'_> {
             if let Err(failed) = self.note(Event::Downloading { id, namespace }) {
                 return ours(failed, &mut failure);
             }
-            let mut receiver = match Receiver::open(spool, label) {
+            let ago = (self.now() - asked.at).to_std().unwrap_or_default();
+            let ago = Some(ago).filter(|_| asked.stale);
+            let mut receiver = match Receiver::open(spool, label, ago) {
                 Ok(receiver) => receiver,
                 Err(error) => return ours(self.disk("making room for", &error), &mut failure),
             };
@@ -195,7 +240,8 @@ impl Run<'_> {
                 .download_export(item.id, from, validator.as_deref(), taking)
                 .await;
             drop(slot);
-            if receiver.moved() {
+            if receiver.reached() > furthest {
+                furthest = receiver.reached();
                 patience.renew();
             }
             if let Err(failed) = receiver.finish().await {
@@ -222,11 +268,11 @@ impl Run<'_> {
             return Err(failure);
         }
         match received {
-            Ok(_) => Ok(()),
+            Ok(is_whole) => Ok(is_whole),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 Err(self.lost(item, &error.to_string())?)
             }
-            Err(error) => Err(self.of_gitlab(&error).await),
+            Err(error) => Err(self.not_downloaded(&error).await),
         }
     }
 
@@ -254,7 +300,10 @@ impl Run<'_> {
             Some(sealing) if sealing.recipients() == recipients.public_keys() => sealing,
             _ => {
                 let sealing = Sealing::new(recipients).map_err(|why| {
-                    Failure::new(Next::Halt, format!("encrypting an export: {why}"))
+                    let hint =
+                        "check `encryption.recipients`; until then nothing is sent in the clear";
+                    let what = format!("encrypting an export: {why}\n  {hint}");
+                    Failure::new(Next::Halt, what)
                 })?;
                 spool
                     .keep_sealing(&fingerprint, &sealing)
@@ -321,7 +370,16 @@ impl Run<'_> {
         let found = place.stat(&item.key, &patience).await.map_err(of_place)?;
         match found.and_then(|entry| entry.file) {
             Some(file) if file.size == len => Ok(len),
-            _ => Err(self.conflict(item, "what was stored there a moment ago is not there")),
+            _ => {
+                let what = format!(
+                    "storing {} as {}:{}: what was stored there a moment ago is not there\n  \
+                     see who else writes to that destination; the next run tries again",
+                    item.path,
+                    place.name(),
+                    item.key
+                );
+                Err(Failure::new(Next::Later, what))
+            }
         }
     }
 
@@ -361,7 +419,11 @@ impl Run<'_> {
     fn conflict(&self, item: &Item, what: &str) -> Failure {
         let (place, key) = (self.destination().name(), &item.key);
         let path = &item.path;
-        let what = format!("storing {path} as {place}:{key}: {what}; nothing was touched");
+        let what = format!(
+            "storing {path} as {place}:{key}: {what}; nothing was touched\n  \
+             the next run stores beside it, under a time of its own; if something else writes there, too, give \
+             `projects.name` a folder that is this program's alone"
+        );
         Failure::new(Next::Later, what)
     }
 }

@@ -1,14 +1,10 @@
-//! Whether a file is a whole export: a gzip that ends with its right checksum, a tar in it that comes to its end,
-//! and in that what GitLab's import looks for.
+//! Whether a file is a whole export: what a restore would demand of it, before it is stored.
 
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 
-use flate2::bufread::MultiGzDecoder;
-
-use crate::tar::TarError;
-use crate::tar::stream::TarStream;
+use crate::gitlab::format::export::whole_export;
 
 /// How much is read of the file at a time, in bytes.
 const BUFFER_LEN: usize = 128 * 1024;
@@ -22,49 +18,37 @@ pub(super) enum Fault {
     Damaged(String),
 }
 
+/// A file, and why it could not be read: that says nothing against what is in it.
+struct Watched {
+    file: File,
+    failure: Option<io::Error>,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer).map_err(|error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::Interrupted {
+                self.failure = Some(error);
+            }
+            kind.into()
+        })
+    }
+}
+
 /// Reads it to its end. Blocks the thread.
 pub(super) fn check(path: &Path) -> Result<(), Fault> {
     let file = File::open(path).map_err(Fault::Io)?;
-    let gzip = MultiGzDecoder::new(BufReader::with_capacity(BUFFER_LEN, file));
-    let mut tar = TarStream::new(gzip);
-    // Older GitLabs have one file, `project.json`, in the place of the folder `tree`.
-    let (mut has_version, mut has_tree) = (false, false);
-    loop {
-        let entry = match tar.next_entry() {
-            Ok(Some(entry)) => entry,
-            Ok(None) => break,
-            Err(error) => return Err(fault(error)),
-        };
-        let name = entry.path.strip_prefix(b"./").unwrap_or(&entry.path);
-        has_version |= name == b"VERSION";
-        has_tree |= name.starts_with(b"tree/") || name == b"tree" || name == b"project.json";
-    }
-    // Only at its end does gzip tell its checksum.
-    let end = tar.finish().map_err(fault)?;
-    let what = match (has_version, has_tree) {
-        _ if end.has_data_behind => "something follows the end of its tar",
-        (false, _) => "there is no VERSION in it",
-        (_, false) => "there is no tree/ in it",
-        (true, true) => return Ok(()),
+    let watched = Watched {
+        file,
+        failure: None,
     };
-    Err(Fault::Damaged(what.to_owned()))
-}
-
-fn fault(error: TarError) -> Fault {
-    match error {
-        TarError::Damaged(what) => Fault::Damaged(what),
-        // The decompressor's words for what is no gzip, or not a whole one.
-        TarError::Read(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::InvalidInput
-                    | io::ErrorKind::InvalidData
-                    | io::ErrorKind::UnexpectedEof
-            ) =>
-        {
-            Fault::Damaged(format!("no whole gzip: {error}"))
-        }
-        TarError::Read(error) => Fault::Io(error),
+    let mut input = BufReader::with_capacity(BUFFER_LEN, watched);
+    let export = whole_export(&mut input);
+    match (input.into_inner().failure, export) {
+        (Some(error), _) => Err(Fault::Io(error)),
+        (None, Ok(_)) => Ok(()),
+        (None, Err(flaw)) => Err(Fault::Damaged(flaw.to_string())),
     }
 }
 
@@ -72,9 +56,10 @@ fn fault(error: TarError) -> Fault {
 mod tests {
     use super::*;
 
-    use std::io::{Read as _, Write as _};
+    use std::io::Write as _;
 
     use flate2::Compression;
+    use flate2::bufread::MultiGzDecoder;
     use flate2::write::GzEncoder;
 
     fn header(name: &str, len: usize) -> [u8; 512] {
@@ -90,10 +75,15 @@ mod tests {
     }
 
     fn export(names: &[&str]) -> Vec<u8> {
+        let members: Vec<_> = names.iter().map(|name| (*name, b"0.2.4")).collect();
+        export_of(&members)
+    }
+
+    fn export_of(members: &[(&str, &[u8; 5])]) -> Vec<u8> {
         let mut tar = Vec::new();
-        for name in names {
-            tar.extend(header(name, 5));
-            tar.extend(b"0.2.4");
+        for (name, data) in members {
+            tar.extend(header(name, data.len()));
+            tar.extend(*data);
             tar.resize(tar.len().next_multiple_of(512), 0);
         }
         tar.resize(tar.len() + 1024, 0);
@@ -138,15 +128,28 @@ mod tests {
     fn what_is_no_export_is_refused() {
         for (bytes, expected) in [
             (export(&["./tree/project.json"]), "no VERSION"),
-            (export(&["./VERSION"]), "no tree/"),
+            (export(&["./VERSION"]), "no tree/project.json"),
+            // A restore would refuse it.
+            (
+                export(&["./VERSION", "./tree/project/issues.ndjson"]),
+                "no tree/project.json",
+            ),
+            (export_of(&[("VERSION", b"\n\n\n\n\n")]), "no VERSION"),
             (export(&[]), "no VERSION"),
-            (b"<html>maintenance</html>".to_vec(), "no whole gzip"),
+            (b"<html>maintenance</html>".to_vec(), "no gzip"),
             (gzip(b"not a tar"), "no whole tar"),
-            (Vec::new(), "no whole"),
+            (Vec::new(), "it is empty"),
         ] {
             let told = verdict(&bytes).expect("a fault");
             assert!(told.contains(expected), "{told}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_called_damaged() {
+        // It can be opened, but nobody can read a folder.
+        let dir = tempfile::tempdir().expect("temporary folder");
+        assert!(matches!(check(dir.path()), Err(Fault::Io(_))));
     }
 
     #[test]

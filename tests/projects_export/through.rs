@@ -1,7 +1,7 @@
 //! Exports come through this machine.
 
 use super::support::dropbox::{Dropbox, Options};
-use super::support::gitlab_api::{Fault, GitLabApi, Kind, Outcome, What};
+use super::support::gitlab_api::{Fault, GitLabApi, Kind, Outcome, Reply, Validators, What};
 use super::*;
 
 #[test]
@@ -106,10 +106,7 @@ fn what_comes_damaged_is_downloaded_once_more_and_made_once_more() {
 fn an_export_that_is_gone_before_it_is_downloaded_is_made_again() {
     let world = World::folder("");
     world.gitlab.project("group/app");
-    let gone = What::Reply(super::support::gitlab_api::Reply::message(
-        404,
-        "404 Not found or has expired",
-    ));
+    let gone = What::Reply(Reply::message(404, "404 Not found or has expired"));
     world.gitlab.fault(Fault::on(Kind::Download, gone));
     let ended = world.host.run(EXPORT);
     assert_eq!(ended.status, Some(0), "{ended}");
@@ -170,6 +167,7 @@ fn what_lies_there_already_is_not_touched() {
     let ended = world.host.run(EXPORT);
     assert_eq!(ended.status, Some(1), "{ended}");
     assert!(error(&ended).contains("nothing was touched"), "{ended}");
+    assert!(error(&ended).contains("\n  the next run"), "{ended}");
     for entry in std::fs::read_dir(folder).expect("the folder") {
         let path = entry.expect("an entry").path();
         assert_eq!(std::fs::read(path).expect("a file"), b"theirs");
@@ -213,6 +211,93 @@ fn a_download_that_breaks_and_those_that_wait_for_its_place_share_one_limit() {
     assert_eq!(ended.status, Some(0), "{ended}");
     assert_eq!(rows(&ended), all(&paths, "exported"), "{ended}");
     assert_eq!(world.gitlab.count(Kind::Download), 5);
+    world.assert_tidy();
+}
+
+#[test]
+fn a_download_that_cannot_be_had_is_given_up_and_leaves_the_others_alone() {
+    let store = "the object store that GitLab keeps exports in answered 503";
+    for (what, is_store, told) in [
+        // Always at the same place, and it cannot be continued: no progress, however much comes.
+        (What::Cut(100_000), false, "the connection broke"),
+        (
+            What::Reply(Reply::message(500, "oops")),
+            false,
+            "answered 500",
+        ),
+        (What::Reply(Reply::message(503, "oops")), true, store),
+    ] {
+        let world = World::folder("[upload]\nretry_for = \"2s\"").one_at_a_time();
+        world.gitlab.set(|settings| {
+            settings.validators = Validators::NoRanges;
+            settings.object_storage = is_store;
+        });
+        let id = world
+            .gitlab
+            .project_with("group/a", |project| project.export_bytes = 400_000);
+        world.gitlab.project("group/b");
+        let of = if is_store {
+            format!("X-Amz-Signature={id:x}")
+        } else {
+            format!("/projects/{id}/")
+        };
+        let fault = Fault::on(Kind::Download, what).of(&of).forever();
+        world.gitlab.fault(fault);
+        let ended = world.host.run(EXPORT);
+        assert_eq!(ended.status, Some(3), "{ended}");
+        let expected = [
+            ("group/a".to_owned(), "failed".to_owned()),
+            ("group/b".to_owned(), "exported".to_owned()),
+        ];
+        assert_eq!(rows(&ended), expected, "{ended}");
+        let error = ended.json()["projects"][0]["error"].to_string();
+        assert!(error.contains(told), "{ended}");
+    }
+}
+
+#[test]
+fn a_role_that_allows_no_download_skips_its_project_only() {
+    let world = World::folder("").one_at_a_time();
+    let id = world.gitlab.project("group/a");
+    world.gitlab.project("group/b");
+    let forbidden = What::Reply(Reply::message(403, "403 Forbidden"));
+    let of = format!("/projects/{id}/");
+    world
+        .gitlab
+        .fault(Fault::on(Kind::Download, forbidden).of(&of).forever());
+    let ended = world.host.run(EXPORT);
+    let expected = [
+        ("group/a".to_owned(), "skipped".to_owned()),
+        ("group/b".to_owned(), "exported".to_owned()),
+    ];
+    assert_eq!(rows(&ended), expected, "{ended}");
+    let error = ended.json()["projects"][0]["error"].to_string();
+    assert!(error.contains("the role Maintainer"), "{ended}");
+}
+
+#[test]
+fn an_export_of_yesterday_is_not_taken_for_the_one_that_was_asked_for() {
+    let world = World::folder("");
+    world.gitlab.set(|settings| settings.per_user = false);
+    world.gitlab.project("group/app");
+    let ended = world.host.run(EXPORT);
+    assert_eq!(ended.status, Some(0), "{ended}");
+    let old = world.gitlab.archive("group/app");
+    std::fs::remove_dir_all(world.host.path("state/projects")).expect("forgotten");
+    std::fs::remove_dir_all(world.host.path("away/group")).expect("emptied");
+    let yesterday = chrono::Utc::now() - chrono::TimeDelta::days(1);
+    let still_there = Reply::new(200, "application/gzip", old).with(
+        "Last-Modified",
+        yesterday.format("%a, %d %b %Y %T GMT").to_string(),
+    );
+    world
+        .gitlab
+        .fault(Fault::on(Kind::Download, What::Reply(still_there)));
+    world.gitlab.forget_requests();
+    let ended = world.host.run(EXPORT);
+    assert_eq!(ended.status, Some(0), "{ended}");
+    assert_eq!(world.gitlab.count(Kind::Download), 2, "{ended}");
+    assert!(world.read(&row(&ended)) == world.gitlab.archive("group/app"));
     world.assert_tidy();
 }
 

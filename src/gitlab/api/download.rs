@@ -1,8 +1,11 @@
 //! Downloading an export: a stream, from any byte on, which GitLab may leave to an object store.
 
+use std::time::Duration;
+
+use chrono::DateTime;
 use reqwest::Url;
 use reqwest::header::{
-    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName, HeaderValue,
     IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
 };
 
@@ -22,6 +25,8 @@ pub struct Part<'a> {
     pub len: Option<u64>,
     /// What the file is known by, to continue it later; none if it cannot be continued.
     pub validator: Option<&'a str>,
+    /// How old the file was when it was sent, by the clock of whoever sent it, if that is told.
+    pub age: Option<Duration>,
 }
 
 /// How the pieces of one reply are taken.
@@ -30,6 +35,7 @@ struct Stream<'a> {
     /// Where the next byte of the body lies in the file; none before the first.
     next: Option<u64>,
     validator: Option<String>,
+    age: Option<Duration>,
     len: Option<u64>,
     /// How many bytes the reply was to have, and how many came.
     stated: Option<u64>,
@@ -100,9 +106,11 @@ impl Api {
                         "exports expire after a day or so: the next run asks for another one",
                     ));
                 }
-                _ => {
+                status => {
                     let error = self.judge(&action, &reply, self.downloads.minute());
-                    return Err(error.unwrap_or_else(|| unexpected(&action, &reply)));
+                    let error = error.unwrap_or_else(|| unexpected(&action, &reply));
+                    // A role that is too small for a download is so for its project only.
+                    return Err(self.explained(error, status, project, None).await);
                 }
             }
         }
@@ -177,6 +185,7 @@ impl<'a> Stream<'a> {
             take,
             next: None,
             validator: None,
+            age: None,
             len: None,
             stated: None,
             came: 0,
@@ -188,6 +197,7 @@ impl<'a> Stream<'a> {
     /// From the head of the reply; `from`: what was asked for.
     fn begin(&mut self, status: u16, headers: &HeaderMap, from: Option<u64>, piece: &[u8]) {
         self.validator = validator(headers);
+        self.age = age(headers);
         self.stated =
             header(headers, CONTENT_LENGTH.as_str()).and_then(|len| len.trim().parse().ok());
         if let Some(page) = page(headers, piece) {
@@ -225,6 +235,7 @@ impl<'a> Stream<'a> {
             offset,
             len: self.len,
             validator: self.validator.as_deref(),
+            age: self.age,
         };
         if !(self.take)(&part, piece) {
             self.stopped = true;
@@ -263,6 +274,15 @@ fn validator(headers: &HeaderMap) -> Option<String> {
     told.filter(|told| told.len() <= 256).map(str::to_owned)
 }
 
+/// How long ago the file was written. Both times are told by the same clock, be it right or wrong.
+fn age(headers: &HeaderMap) -> Option<Duration> {
+    let time = |name: HeaderName| {
+        let told = header(headers, name.as_str())?;
+        DateTime::parse_from_rfc2822(told.trim()).ok()
+    };
+    (time(DATE)? - time(LAST_MODIFIED)?).to_std().ok()
+}
+
 /// The first byte of a part: `bytes 5-9/100`.
 fn first_byte(headers: &HeaderMap) -> Option<u64> {
     let range = header(headers, CONTENT_RANGE.as_str())?;
@@ -293,4 +313,35 @@ fn refused_there(action: &str, reply: &Reply) -> Error {
 fn unexpected(action: &str, reply: &Reply) -> Error {
     let none = serde::de::Error::custom("an export was asked for");
     not_understood(action, reply, &none)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_as_old_as_its_server_says() {
+        let date = "Sun, 22 Nov 2026 04:00:00 GMT";
+        for (date, modified, expected) in [
+            (date, "Sun, 22 Nov 2026 03:59:30 GMT", Some(30)),
+            (date, "Sat, 21 Nov 2026 04:00:00 GMT", Some(86_400)),
+            // However wrong that clock is.
+            (
+                "Thu, 01 Jan 1970 00:01:00 GMT",
+                "Thu, 01 Jan 1970 00:00:00 GMT",
+                Some(60),
+            ),
+            // Of the future, or not told in a way that is known.
+            (date, "Sun, 22 Nov 2026 04:00:01 GMT", None),
+            (date, "yesterday", None),
+            ("", date, None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(DATE, HeaderValue::from_static(date));
+            headers.insert(LAST_MODIFIED, HeaderValue::from_static(modified));
+            let expected = expected.map(Duration::from_secs);
+            assert_eq!(age(&headers), expected, "{date}, {modified}");
+        }
+        assert_eq!(age(&HeaderMap::new()), None);
+    }
 }

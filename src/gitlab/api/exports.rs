@@ -162,7 +162,7 @@ impl Api {
     }
 
     /// What a refusal means, and what the user can do about it.
-    async fn explained(
+    pub(super) async fn explained(
         &self,
         error: Error,
         status: u16,
