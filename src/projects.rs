@@ -372,9 +372,11 @@ impl<'r, 'a> Crew<'r, 'a> {
         outcome: Result<(Stored, ProjectStatus), Failure>,
         again: bool,
     ) {
+        let mut rows = self.rows.iter();
+        let others = rows.any(|row| row.status == ProjectStatus::Exported);
         let row = &mut self.rows[index];
         row.seconds += (took.as_secs_f64() * 1_000.0).round() / 1_000.0;
-        let failure = match outcome {
+        let mut failure = match outcome {
             Ok((stored, status)) => {
                 is_done(row, &stored, status);
                 self.tally.ended(match status {
@@ -388,14 +390,23 @@ impl<'r, 'a> Crew<'r, 'a> {
         row.direct = false;
         row.status = ProjectStatus::Failed;
         self.tally.ended(Ending::Failed);
+        // The report names the first few of each kind; a thousand lines more would only bury them.
         match failure.next {
             Next::Again if !again => {
-                tracing::warn!("{}; it is tried again at the end", failure.error);
+                tracing::info!("{}; it is tried again at the end", failure.error);
                 self.again.push_back(index);
             }
             Next::Skipped => {
-                tracing::warn!("{}: skipped: {}", row.path, failure.error);
+                tracing::info!("{}: skipped: {}", row.path, failure.error);
                 row.status = ProjectStatus::Skipped;
+            }
+            // What GitLab has just done for another project it does not refuse to all.
+            Next::SkipAll if others => {
+                failure.error = format!(
+                    "{}: GitLab says that it is not there, and exports other projects\n  \
+                     the next run tries again",
+                    row.path
+                );
             }
             Next::SkipAll => {
                 row.status = ProjectStatus::Skipped;
@@ -403,11 +414,11 @@ impl<'r, 'a> Crew<'r, 'a> {
                 self.halted.get_or_insert((ProjectStatus::Skipped, why));
             }
             Next::Halt => {
-                tracing::error!("{}", failure.error);
+                tracing::info!("{}", failure.error);
                 let why = failure.error.clone();
                 self.halted.get_or_insert((ProjectStatus::Failed, why));
             }
-            Next::Again | Next::Later => tracing::error!("{}", failure.error),
+            Next::Again | Next::Later => tracing::info!("{}", failure.error),
         }
         row.error = Some(failure.error);
     }

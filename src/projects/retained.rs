@@ -50,7 +50,7 @@ impl Drop for Pruning<'_, '_> {
             self.run.warn(warning);
         }
         if let Some(error) = outcome.error {
-            tracing::error!("{error}");
+            tracing::info!("{error}");
             let error = format!("deleting old exports of {}: {error}", self.path);
             self.run.trouble.borrow_mut().get_or_insert(error);
         }

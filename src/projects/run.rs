@@ -235,7 +235,7 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn warn(&self, warning: String) {
-        tracing::warn!("{warning}");
+        tracing::info!("{warning}");
         self.warnings.borrow_mut().push(warning);
     }
 
@@ -352,7 +352,7 @@ impl<'a> Run<'a> {
             }
             Made::Gone(why) => {
                 // Among others an export of more than 5 GB, which no single request can store.
-                tracing::warn!("{}: {why}: it comes through this machine now", item.path);
+                tracing::info!("{}: {why}: it comes through this machine now", item.path);
                 self.note(Event::Lost { id: item.id })?;
                 self.given_up.borrow_mut().insert(item.id, asked);
                 let stored = self.through(item, None).await?;

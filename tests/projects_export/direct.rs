@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::Utc;
 
-use super::support::gitlab_api::{Access, Fault, GitLabApi, Kind, Outcome, What};
+use super::support::gitlab_api::{Access, Fault, GitLabApi, Kind, Outcome, Reply, What};
 use super::support::s3::{self, KEY_ID};
 use super::*;
 
@@ -153,6 +153,60 @@ fn an_instance_that_exports_nothing_is_not_asked_for_each_project() {
     );
     assert!(world.gitlab.count(Kind::Export) <= 1);
     assert!(ended.err.contains("Project export"), "{ended}");
+}
+
+#[test]
+fn one_that_is_not_found_does_not_mean_that_nothing_may_be_exported() {
+    for words in ["404 Project Not Found", "404 Not Found"] {
+        let world = World::direct("").one_at_a_time();
+        for name in ["a", "b", "c"] {
+            world.gitlab.project(&format!("group/{name}"));
+        }
+        let reply = What::Reply(Reply::message(404, words));
+        world.gitlab.fault(Fault::on(Kind::Export, reply).skip(1));
+        let ended = world.host.run(EXPORT);
+        assert_eq!(ended.status, Some(3), "{words}: {ended}");
+        let expected = [("a", "exported"), ("b", "failed"), ("c", "exported")];
+        let expected = expected.map(|(name, status)| (format!("group/{name}"), status.to_owned()));
+        assert_eq!(rows(&ended), expected, "{words}: {ended}");
+        assert!(!ended.out.contains("lets no project"), "{words}: {ended}");
+    }
+}
+
+#[test]
+fn many_that_are_skipped_or_fail_alike_take_few_lines() {
+    let world = World::direct("");
+    let token = world.gitlab.token_of("poor", &["api"]);
+    world.gitlab.group("group");
+    world.gitlab.member("group", "poor", Access::Developer);
+    for n in 0..65 {
+        let path = format!("group/p{n}");
+        world.gitlab.project(&path);
+        if n < 5 {
+            world.gitlab.member(&path, "poor", Access::Maintainer);
+        }
+    }
+    let path = world.host.path("config.toml");
+    let config = std::fs::read_to_string(path).expect("the configuration");
+    let poor = config.replace(world.gitlab.token(), &token);
+    world.host.write_config(&poor);
+    let ended = world.host.run("export projects");
+    assert_eq!(ended.status, Some(0), "{ended}");
+    assert!(ended.out.contains("60 skipped"), "{ended}");
+    let lines = ended.out.lines().chain(ended.err.lines()).count();
+    assert!(lines <= 15, "{lines}: {ended}");
+    // All fail, each by itself.
+    world.host.write_config(&config);
+    let reply = What::Reply(Reply::message(
+        400,
+        "The project size exceeds the export limit.",
+    ));
+    world.gitlab.fault(Fault::on(Kind::Export, reply).forever());
+    let ended = world.host.run("export projects");
+    assert_ne!(ended.status, Some(0), "{ended}");
+    let lines = ended.out.lines().chain(ended.err.lines()).count();
+    assert!(lines <= 15, "{lines}: {ended}");
+    assert!(ended.err.contains("error: "), "{ended}");
 }
 
 #[test]

@@ -182,8 +182,12 @@ impl Api {
                      its group",
                 )
             }
-            // Where exports are switched off they are not there, although the project is.
+            // Where exports are switched off they are not there, although the project is. That the project is not
+            // there GitLab says in other words, and then another request may only have come too early or too late.
             (404, ErrorKind::NotFound) => match self.is_there(project).await {
+                Some(true) if error.to_string().contains("Project Not Found") => error.hint(
+                    "GitLab shows the project nevertheless; if the next run fails alike, look at it there",
+                ),
                 Some(true) => Error::new(
                     ErrorKind::Unauthorized,
                     format!("asking for an export of the project {project}"),
