@@ -277,7 +277,7 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "PATH", value_parser = project_path, conflicts_with_all = ["to", "only", "plan", "apply", "yes"])]
     pub project: Option<String>,
     /// The path that the project gets [default: the one it had]
-    #[arg(long = "as", value_name = "NEW/PATH", value_parser = project_path, requires = "project")]
+    #[arg(long = "as", value_name = "NEW/PATH", value_parser = new_project_path, requires = "project")]
     pub new_path: Option<String>,
     /// Put the archives into this folder instead of GitLab's own
     #[arg(long, value_name = "DIR")]
@@ -316,6 +316,24 @@ fn project_path(text: &str) -> Result<String, String> {
         return Err(wrong());
     }
     Ok(path.to_owned())
+}
+
+/// A path that GitLab can give to a project (<https://docs.gitlab.com/user/reserved_names/>); which names it keeps for
+/// itself it tells.
+fn new_project_path(text: &str) -> Result<String, String> {
+    let path = project_path(text)?;
+    let is_right = |part: &str| {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        part.starts_with(word) && part.chars().all(|c| word(c) || c == '-' || c == '.')
+    };
+    if !path.split('/').all(is_right) || path.ends_with(".git") || path.ends_with(".atom") {
+        return Err(
+            "takes a path that GitLab can have, like `group/app`: letters, digits, `_`, `-` and `.`, none of the \
+             last two at the beginning, and no `.git` or `.atom` at the end"
+                .to_owned(),
+        );
+    }
+    Ok(path)
 }
 
 fn kind(text: &str) -> Result<ArchiveKind, String> {

@@ -202,6 +202,19 @@ fn without_another_path_it_goes_back_to_its_own() {
 }
 
 #[test]
+fn whoever_only_restores_need_not_say_what_is_exported() {
+    let site = Site::new();
+    let bytes = site.store(&format!("{NEW}.tar.gz"));
+    let (url, token) = (site.gitlab.url(), site.gitlab.token());
+    let api = format!("url = \"{url}\"\ntoken = \"{token}\"\n");
+    let text = site.host.config_with(&(api + &site.folder()));
+    site.host.write_config(&text);
+    let restore = "restore --project group/app --as rescue/app --destination place --json";
+    assert_good(&site.host.run(restore));
+    assert_eq!(site.imported("rescue/app"), Some(sha256(&bytes)));
+}
+
+#[test]
 fn from_dropbox_and_encrypted_it_arrives_as_gitlab_made_it() {
     let site = Site::new();
     let dropbox = Dropbox::start(dropbox::Options::default());
@@ -731,6 +744,12 @@ fn what_the_arguments_and_the_configuration_show_is_told_before_anything_is_done
             "group/app",
         ),
         ("restore --project group/app --as app", "group/app"),
+        (
+            "restore --project group/app --as rescue/app?",
+            "letters, digits",
+        ),
+        ("restore --project group/app --as rescue/-app", "beginning"),
+        ("restore --project group/app --as rescue/app.git", "`.git`"),
         ("restore --project group/app --to x", "--to"),
         ("restore --project group/app --only data", "--only"),
         ("restore --project group/app --plan", "--plan"),
@@ -749,11 +768,17 @@ fn what_the_arguments_and_the_configuration_show_is_told_before_anything_is_done
         assert!(ended.err.contains(words), "{arguments}: {ended}");
         assert_eq!(ended.json()["status"], "failed");
     }
+    // One that gets exports alone is known, too.
+    site.configure(&(site.folder() + "kinds = []\n"), "");
+    let nowhere = "restore --project group/app --destination nowhere";
+    let ended = site.host.run(nowhere);
+    assert!(ended.err.contains("knows: place\n"), "{ended}");
     let without = site.host.config_with(&site.folder());
     site.host.write_config(&without);
     let ended = site.host.run(RESTORE);
     assert_eq!(ended.status, Some(2), "{ended}");
     assert!(ended.err.contains("no [projects]"), "{ended}");
+    assert!(ended.err.contains("--destination"), "{ended}");
     assert_eq!(site.gitlab.count(Kind::Any), 0);
     assert!(!site.host.path("state/imports").exists());
 }

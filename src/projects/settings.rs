@@ -21,6 +21,11 @@ const MOST_AT_A_TIME: usize = 6;
 /// What was asked for is remembered over restarts for so long.
 const LONGEST_PERIOD: Duration = Duration::from_hours(1);
 
+/// So many imports GitLab takes of one user unless it is told otherwise.
+pub const IMPORT_LIMIT: Quota = Quota(Some((6, Duration::from_mins(1))));
+/// So long an export or an import may take.
+pub const TIMEOUT: Duration = Duration::from_hours(6);
+
 /// Which projects are exported, where to, and how.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
@@ -106,7 +111,7 @@ impl Settings {
             }
         };
         let timeout = section.get("timeout");
-        let timeout = timeout.unwrap_or(Span(Duration::from_hours(6))).0;
+        let timeout = timeout.unwrap_or(Span(TIMEOUT)).0;
         if timeout.is_zero() {
             section.fault("timeout", "takes at least one second");
         }
@@ -140,7 +145,7 @@ impl Settings {
             concurrency,
             export_limit: export_limit.unwrap_or(Quota(Some((6, minute)))),
             download_limit: download_limit.unwrap_or(Quota(Some((1, minute)))),
-            import_limit: import_limit.unwrap_or(Quota(Some((6, minute)))),
+            import_limit: import_limit.unwrap_or(IMPORT_LIMIT),
             timeout,
             healthcheck,
         })
