@@ -166,7 +166,7 @@ pub async fn examine(
     let holder = subject.state.lock_holder();
     let plan = subject.plan.as_ref().ok().and_then(Option::as_ref);
     let mut checks = configuration::checks(&subject.configuration, &subject.environment, subject);
-    checks.extend(gitlab::checks(subject.gitlab));
+    checks.extend(gitlab::checks(subject.gitlab, subject.makes_backups()));
     let running = matches!(holder, Ok(Some(_)));
     checks.push(leftovers::check(subject.gitlab, running));
     checks.push(gitlab::keep_time(subject.gitlab, plan));
@@ -193,14 +193,15 @@ pub async fn examine(
 }
 
 impl Subject<'_> {
+    /// Whether anything is to be made here but exports of projects: those need no GitLab on this machine.
+    fn makes_backups(&self) -> bool {
+        let backups = |place: &Destination| !place.kinds().is_empty();
+        !self.exports.is_configured || self.destinations.iter().any(backups)
+    }
+
     /// The command to type next on the way to jobs that start by themselves, if every check passes.
     fn next(&self, past: &Past) -> Option<&'static str> {
-        let kinds = self
-            .destinations
-            .iter()
-            .any(|place| !place.kinds().is_empty());
-        // A machine may only export projects.
-        let makes_backups = kinds || !self.exports.is_configured;
+        let makes_backups = self.makes_backups();
         let has_never = |job: &Job| match job {
             Job::Run => makes_backups && past.runs.is_empty(),
             Job::Projects => self.exports.is_configured && past.exports.is_empty(),

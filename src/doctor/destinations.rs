@@ -180,7 +180,12 @@ impl Place<'_> {
     async fn folders(&self) -> Result<Vec<Listed>, Refused> {
         let kinds = self.destination.kinds().iter();
         let mut folders: Vec<_> = kinds.map(|kind| self.destination.folder(*kind)).collect();
-        folders.push(self.destination.manifest_folder());
+        if folders.is_empty() {
+            // Exports lie below its root, and have no manifests.
+            folders.push("");
+        } else {
+            folders.push(self.destination.manifest_folder());
+        }
         folders.sort_unstable();
         folders.dedup();
         let listed = join_all(folders.into_iter().map(|folder| self.list(folder))).await;
@@ -253,12 +258,18 @@ impl Place<'_> {
             Err(refused) => return Check::failed(FOLDERS, &refused.message),
         };
         let mut told = Vec::new();
+        // Exports lie in folders of their groups.
+        let (one, many) = if self.destination.kinds().is_empty() {
+            ("entry", "entries")
+        } else {
+            ("file", "files")
+        };
         for (folder, listed) in folders {
             match listed {
                 Err(message) => return Check::failed(FOLDERS, &message),
                 Ok(None) => told.push(format!("{folder} (made with the first archive)")),
-                Ok(Some(1)) => told.push(format!("{folder} (1 file)")),
-                Ok(Some(files)) => told.push(format!("{folder} ({files} files)")),
+                Ok(Some(1)) => told.push(format!("{folder} (1 {one})")),
+                Ok(Some(files)) => told.push(format!("{folder} ({files} {many})")),
             }
         }
         Check::ok(FOLDERS, self.named(told.join(", ")))

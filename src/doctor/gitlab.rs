@@ -22,13 +22,27 @@ use crate::units::Span;
 /// The last version that has packages for machines of 32 bits is the one before
 /// (<https://gitlab.com/gitlab-org/gitlab/-/issues/519113>).
 const NO_LONGER_32_BIT: &str = "18.0";
+const COMMANDS: &str = "gitlab_commands";
+const FOLDERS: &str = "backup_folders";
 
-pub(super) fn checks(gitlab: &Settings) -> Vec<Check> {
-    vec![commands(gitlab), version(gitlab), folders(gitlab)]
+/// `is_used`: whether backups are made here.
+pub(super) fn checks(gitlab: &Settings, is_used: bool) -> Vec<Check> {
+    let (commands, folders) = if is_used {
+        (commands(gitlab), folders(gitlab))
+    } else {
+        let skipped = |name| {
+            Check::skipped(
+                name,
+                "no destination gets backups: only projects are exported",
+            )
+        };
+        (skipped(COMMANDS), skipped(FOLDERS))
+    };
+    vec![commands, version(gitlab), folders]
 }
 
 fn commands(gitlab: &Settings) -> Check {
-    const NAME: &str = "gitlab_commands";
+    const NAME: &str = COMMANDS;
     let mut found = Vec::new();
     for kind in ArchiveKind::ALL {
         match program(gitlab, kind) {
@@ -98,7 +112,7 @@ fn judge(version: &str, narrow: bool) -> Check {
 }
 
 fn folders(gitlab: &Settings) -> Check {
-    const NAME: &str = "backup_folders";
+    const NAME: &str = FOLDERS;
     let (config, data) = (&gitlab.config_dir, &gitlab.data_dir);
     let fail = |folder: &Path, error: &io::Error| {
         let hint = match error.kind() {

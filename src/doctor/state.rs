@@ -10,6 +10,7 @@ use super::disk::{existing, way_out};
 use super::schedule::Plan;
 use super::{Check, Past};
 use crate::destination::dropbox::{JOURNALS, unfinished as journals};
+use crate::job::Job;
 use crate::restore::unfinished;
 use crate::state::{LockHolder, StateDir, can_make_files};
 use crate::units::Span;
@@ -82,10 +83,20 @@ fn folder(state: &StateDir, past: &Past) -> Check {
         0 => String::new(),
         lines => format!(", damaged lines of the history: {lines}"),
     };
-    let runs = match past.runs.len() {
-        0 => "no run yet".to_owned(),
-        1 => "one run".to_owned(),
-        count => format!("{count} runs"),
+    let of = |count: usize, noun: &str| match count {
+        0 => None,
+        1 => Some(format!("one {noun}")),
+        count => Some(format!("{count} {noun}s")),
+    };
+    let jobs = [
+        of(past.runs.len(), Job::Run.noun()),
+        of(past.exports.len(), Job::Projects.noun()),
+    ];
+    let jobs: Vec<_> = jobs.into_iter().flatten().collect();
+    let runs = if jobs.is_empty() {
+        "no run yet".to_owned()
+    } else {
+        jobs.join(", ")
     } + &damaged;
     let unusable = left.iter().filter(|left| left.content.is_err()).count();
     match (left.len() - unusable, unusable) {
