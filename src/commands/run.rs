@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use super::setup::{Failure, Setup};
+use super::setup::{Failure, NO_BACKUPS, Setup};
 use super::{ExitStatus, USAGE, doctor, job, tell};
 use crate::archive::ArchiveKind;
 use crate::backup::{self, Request};
@@ -117,9 +117,7 @@ fn kinds(
         return Ok(asked);
     }
     if selected.is_empty() {
-        return Err("no destination gets backups: `kinds` of each is empty\n  \
-             see `kinds` in the configuration; `export projects` brings exports of projects"
-            .to_owned());
+        return Err(NO_BACKUPS.to_owned());
     }
     let names: Vec<_> = asked.iter().map(|kind| kind.as_str()).collect();
     Err(format!(

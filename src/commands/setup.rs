@@ -28,6 +28,10 @@ use crate::stop::Stop;
 /// Why a command did not come about: an exit status, and a message that the caller tells.
 pub type Failure = (ExitStatus, String);
 
+/// Where there is nothing that a command for backups could work with.
+pub(super) const NO_BACKUPS: &str = "no destination gets backups: `kinds` of each is empty\n  \
+     see `kinds` in the configuration; `export projects` brings exports of projects";
+
 /// The parts that the configuration describes.
 pub struct Setup {
     /// `[gitlab]`.

@@ -6,8 +6,8 @@ use chrono::Utc;
 use serde::Serialize;
 
 use super::list::local;
-use super::setup::{Failure, Setup, is_passed_over};
-use super::{ExitStatus, tell};
+use super::setup::{Failure, NO_BACKUPS, Setup, is_passed_over};
+use super::{ExitStatus, USAGE, tell};
 use crate::archive::ArchiveKind;
 use crate::catalog::{Catalog, FileStatus};
 use crate::cli::{Global, VerifyArgs};
@@ -28,6 +28,9 @@ struct Verification {
 /// Compares what is stored with the manifests.
 pub fn run(global: &Global, arguments: &VerifyArgs) -> Result<ExitStatus, Failure> {
     let loaded = Setup::load(global, &arguments.destination)?;
+    if loaded.1.is_empty() {
+        return Err((USAGE, NO_BACKUPS.to_owned()));
+    }
     let (verification, stopped) = Setup::carry_out(global, loaded, async |setup| {
         tokio::select! {
             verification = verify(&setup, arguments.backup.as_deref()) => Ok((verification, None)),
