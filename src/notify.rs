@@ -31,6 +31,7 @@ use crate::error::{Error, ErrorKind};
 use crate::history::export_entry;
 use crate::history::past::{self, PastExport, PastRun};
 use crate::http::Http;
+use crate::job::Job;
 use crate::notify::message::Message;
 use crate::notify::metrics::Past;
 use crate::notify::reach::{look_at_metrics, too_slow};
@@ -234,8 +235,8 @@ impl Notifier {
     }
 
     /// Tells everybody that this is a test; of the metrics only whether they could be written.
-    pub async fn test(&self, failure: bool, stop: &Stop) -> Vec<Told> {
-        let message = Message::test(failure);
+    pub async fn test(&self, job: Job, failure: bool, stop: &Stop) -> Vec<Told> {
+        let message = Message::test(job, failure);
         let mut targets = self.all(&message);
         if let Some(path) = &self.settings.metrics_file {
             let look = look_at_metrics(path.as_path().into());

@@ -458,7 +458,7 @@ fn a_test_says_who_was_told_and_who_was_not() {
         receiver
             .the("/topic")
             .body
-            .starts_with("this is a test; no backup was made")
+            .starts_with("this is a test; nothing was done")
     );
     assert!(
         receiver
@@ -481,7 +481,7 @@ fn a_test_says_who_was_told_and_who_was_not() {
         "{text}"
     );
     receiver.the("/ping/key/fail");
-    assert!(receiver.the("/topic").body.contains("no backup has failed"));
+    assert!(receiver.the("/topic").body.contains("nothing has failed"));
     let kept = fs::read_to_string(host.path("metrics/backup.prom")).expect("the metrics");
     assert_eq!((kept.as_str(), receiver.targets().len()), ("kept 1\n", 3));
     assert_eq!(host.run("notify test -q").out, "");

@@ -593,8 +593,7 @@ sys.stdin.read()
         .collect();
     assert_eq!(mail[0], "MAIL pi@example.org me@example.org");
     assert!(
-        mail.iter()
-            .any(|line| line.contains("no backup has failed")),
+        mail.iter().any(|line| line.contains("nothing has failed")),
         "{mail:?}"
     );
     drop(server.stdin.take());

@@ -114,6 +114,11 @@ fn a_failure_is_told_with_its_reason_and_the_first_good_one_behind_it() {
         (&"export projects".into(), &1.into())
     );
     assert_eq!(document["failures"][0]["path"], "group/sub/lib");
+    // Under `pruned` the command itself tells a list.
+    assert_eq!(
+        (&document["pruned_count"], &document["pruned"]),
+        (&0.into(), &Value::Null)
+    );
     let history = fs::read_to_string(world.host.path("state/history.jsonl")).expect("the history");
     let recorded: Value = serde_json::from_str(&history).expect("one line");
     assert_eq!(recorded, document, "what is told is what is recorded");
@@ -222,4 +227,68 @@ fn runs_and_exports_leave_what_is_known_of_each_other_alone() {
         status["projects"],
         "a dry run is none"
     );
+}
+
+/// No GitLab, no backups: what those would need is no fault of this machine.
+#[test]
+fn a_machine_that_only_exports_is_examined_as_such() {
+    let world = World::new();
+    world.gitlab.project("group/app");
+    let host = &world.host;
+    let config = fs::read_to_string(host.path("config.toml")).expect("the configuration");
+    host.write_config(&config.replace("[projects]", "kinds = []\n[projects]"));
+    for name in ["bin/gitlab-ctl", "bin/gitlab-backup"] {
+        fs::remove_file(host.path(name)).expect("removed");
+    }
+    fs::remove_dir_all(host.path("var/opt/gitlab/backups")).expect("removed");
+    assert_eq!(world.export().0, Some(0));
+
+    let document = host.run("doctor --json").json();
+    let checks = document["checks"].as_array().expect("checks");
+    let check = |name: &str| {
+        let mut named = checks.iter().filter(|check| check["check"] == name);
+        let check = named.next().expect("the check");
+        let text = |field: &str| check[field].as_str().unwrap_or_default().to_owned();
+        (text("status"), text("detail"))
+    };
+    for name in ["gitlab_commands", "backup_folders"] {
+        let why = "no destination gets backups: only projects are exported";
+        assert_eq!(check(name), ("skipped".to_owned(), why.to_owned()));
+    }
+    for name in [
+        "gitlab_version",
+        "staging",
+        "backup_keep_time",
+        "disk",
+        "folders",
+        "gitlab_api",
+        "state",
+        "last_export",
+    ] {
+        let (status, detail) = check(name);
+        assert_ne!(status, "failed", "{name}: {detail}");
+    }
+    assert_eq!(check("folders").1, "store: / (1 entry)");
+    let state = check("state").1;
+    assert!(state.ends_with("state: one project export"), "{state}");
+
+    let verified = host.run("verify");
+    assert_eq!(verified.status, Some(2), "{verified}");
+    let says = "no destination gets backups: `kinds` of each is empty\n  see `kinds`";
+    assert!(verified.err.contains(says), "{verified}");
+}
+
+#[test]
+fn a_test_says_of_which_job_it_is() {
+    let world = World::new();
+    world.receiver.forget();
+    let ended = world.host.run("notify test --as failure");
+    assert_eq!(ended.status, Some(0), "{ended}");
+    for path in ["/ping/runs/fail", "/ping/exports/fail"] {
+        let body = world.receiver.the(path).body.clone();
+        let says = "this is a test of how a failure is told; nothing has failed\n";
+        assert!(body.contains(says), "{body}");
+    }
+    let body = world.receiver.the("/ping/exports/fail").body.clone();
+    assert!(!body.to_lowercase().contains("gitlab backup"), "{body}");
 }

@@ -55,11 +55,11 @@ pub fn run(global: &Global, command: &NotifyCommand) -> Result<ExitStatus, Failu
             // The other job has a health check of its own; the rest it shares.
             let exports = exports.map(|address| settings.healthcheck_alone(address));
             let mut rows = rows(with(settings, async |notifier, stop| {
-                notifier.test(failure, stop).await
+                notifier.test(Job::Run, failure, stop).await
             })?);
             if let Some(settings) = exports {
                 let told = with(settings, async |notifier, stop| {
-                    notifier.test(failure, stop).await
+                    notifier.test(Job::Projects, failure, stop).await
                 })?;
                 rows.extend(told.into_iter().map(|told| (EXPORTS, told.result)));
             }

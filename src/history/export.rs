@@ -43,7 +43,7 @@ pub fn entry(report: &ExportReport) -> Value {
         },
         "bytes": exported.fold(0_u64, u64::saturating_add),
         "failures": failures.collect::<Vec<_>>(),
-        "pruned": report.pruned.len(),
+        "pruned_count": report.pruned.len(),
         "warnings": warnings,
         "error": report.error.as_deref().map(beginning),
     })

@@ -116,7 +116,7 @@ mod tests {
             from: Some("pi@example.org".parse().expect("an address")),
             way: Way::Sendmail,
         };
-        let mut message = Message::test(true);
+        let mut message = Message::test(crate::job::Job::Run, true);
         message.title = "böse\r\nBcc: x@example.org".to_owned();
         message.text = "ein Übel\n.\nQUIT\n".to_owned() + &"x".repeat(2_000);
         let from = sender(&email).expect("a sender");

@@ -124,21 +124,21 @@ impl Message {
     }
 
     /// To see whether messages arrive.
-    pub fn test(failure: bool) -> Message {
+    pub fn test(job: Job, failure: bool) -> Message {
         let (verdict, status, words) = if failure {
             (Verdict::Failed, "failed", "TEST of a failure")
         } else {
             (Verdict::Ok, "ok", "TEST")
         };
         let text = if failure {
-            "this is a test of how a failed backup is told; no backup has failed\n"
+            "this is a test of how a failure is told; nothing has failed\n"
         } else {
-            "this is a test; no backup was made\n"
+            "this is a test; nothing was done\n"
         };
-        let error = failure.then_some("this is a test; no backup has failed");
+        let error = failure.then_some("this is a test; nothing has failed");
         let document =
             json!({ "command": "notify", "status": status, "error": error, "test": true });
-        Message::new(Job::Run, verdict, words, text.to_owned(), document)
+        Message::new(job, verdict, words, text.to_owned(), document)
     }
 
     fn failure(job: Job, error: &str) -> Message {
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn a_test_says_that_it_is_one() {
         for failure in [false, true] {
-            let message = Message::test(failure);
+            let message = Message::test(Job::Run, failure);
             assert_eq!(message.verdict.is_failure(), failure);
             assert!(message.title.contains("TEST") && message.text.contains("this is a test"));
             assert_eq!(message.document["test"], true);
