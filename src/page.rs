@@ -122,15 +122,21 @@ pub fn html<Tz: TimeZone>(facts: &Facts<'_>, now: &DateTime<Tz>) -> String {
     let local = |time: DateTime<Utc>| time.with_timezone(&zone).naive_local();
     let clock = Clock::new(now.with_timezone(&Utc), &local);
     let runs = entries(facts.known.runs, &clock);
-    let sections = [
-        places::section(facts, &runs, &clock),
-        calendar::section(&runs, &clock),
-        chart::sizes(&runs, &clock),
-        chart::durations(&runs, &clock),
-        exports::section(&facts.known.exports, &clock),
-        last::rehearsals(facts.known, &clock),
-        last::runs(&runs, &clock),
-    ];
+    let exports = exports::section(&facts.known.exports, &clock);
+    // A machine that only exports projects, and never did anything else, has nothing to tell of runs.
+    let sections = if facts.known.wants_backups() || !runs.is_empty() {
+        vec![
+            places::section(facts, &runs, &clock),
+            calendar::section(&runs, &clock),
+            chart::sizes(&runs, &clock),
+            chart::durations(&runs, &clock),
+            exports,
+            last::rehearsals(facts.known, &clock),
+            last::runs(&runs, &clock),
+        ]
+    } else {
+        vec![exports]
+    };
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\

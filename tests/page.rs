@@ -415,7 +415,17 @@ fn a_machine_that_only_exports_is_judged_by_that() {
             "{html}"
         );
         assert!(html.contains(lead), "{html}");
-        assert!(!html.contains("Next run<"), "{html}");
+        assert!(html.contains("id=\"exports\""), "{html}");
+        // Nothing is told of what is not done here.
+        for of_runs in [
+            "Next run<",
+            "A year of runs",
+            "No run has been recorded yet",
+            "Last rehearsals",
+            "Newest complete",
+        ] {
+            assert!(!html.contains(of_runs), "{of_runs}: {html}");
+        }
         assert_eq!(complaints(&html), [""; 0]);
     }
 }
