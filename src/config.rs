@@ -86,6 +86,11 @@ pub fn load(path: &Path) -> Result<Config, String> {
     check(path, &text_of(path)?)
 }
 
+/// Whether this process's environment says what to export where, as it does for [`load_or_environment`].
+pub fn is_in_environment() -> bool {
+    environment::as_file(environment::is_given).is_some()
+}
+
 /// Like [`load`] of the file that is named, or of the one at the usual place; if that is not there, what the variables of
 /// gitlab-backup-management say, for whom they are enough.
 pub fn load_or_environment(argument: Option<PathBuf>) -> Result<Config, String> {

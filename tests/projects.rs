@@ -503,6 +503,34 @@ fn what_the_environment_lacks_is_named_all_together() {
     assert!(ended.err.contains(told), "{ended}");
 }
 
+/// A schedule hands no environment on, and what judges a machine reads its file: each says what to write.
+#[test]
+fn what_needs_a_file_says_what_to_write_into_it() {
+    let (gitlab, store) = (world(), S3::start(s3::Options::default()));
+    let mut host = by_environment(&gitlab, &store);
+    let lines = [
+        "the environment alone is enough for `export projects` and `restore --project` only; write a file",
+        "[projects]\n",
+        "groups = [\"…\"]                   # GROUPS_TO_BACKUP\n",
+        "kinds = []                       # exports only\n",
+    ];
+    for (command, status) in [("schedule show", 2), ("status", 2), ("doctor --offline", 1)] {
+        let Some(ended) = run_without_file(&host, command) else {
+            return;
+        };
+        assert_eq!(ended.status, Some(status), "{command}: {ended}");
+        let told = format!("{}{}", ended.out, ended.err);
+        for line in lines {
+            assert!(told.contains(line), "{command}: {line}: {ended}");
+        }
+        assert!(!told.contains("gitlab-pi-backup login"), "{ended}");
+        assert!(!told.contains(gitlab.token()) && !told.contains(SECRET));
+    }
+    host.set("AWS_S3_BUCKET", "");
+    let ended = run_without_file(&host, "status").expect("as before");
+    assert!(ended.err.contains("gitlab-pi-backup login"), "{ended}");
+}
+
 #[test]
 fn the_environment_of_the_older_program_changes_nothing_else() {
     let (gitlab, store) = (world(), S3::start(s3::Options::default()));

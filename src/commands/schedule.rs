@@ -162,7 +162,12 @@ fn order(
     let there = fs::File::open(&path).map_err(|error| error.kind());
     let config = match there {
         _ if arguments.packaged => config::defaults(),
-        Err(io::ErrorKind::NotFound) if is_default && !is_needed => config::defaults(),
+        // Runs are not what somebody wants to have started whose environment tells of exports.
+        Err(io::ErrorKind::NotFound)
+            if is_default && !is_needed && !config::is_in_environment() =>
+        {
+            config::defaults()
+        }
         Err(io::ErrorKind::PermissionDenied) if is_default && !is_needed => {
             tracing::warn!(
                 "{} can only be read by root: this is what would be written without it",

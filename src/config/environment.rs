@@ -43,6 +43,32 @@ const INSTEAD: [(&str, &str); 5] = [
     ("destinations.s3.bucket", "destinations.s3"),
 ];
 
+/// The way out where a command needs a file and there is none, but the variables of an export are there: what a timer
+/// starts does not get them.
+pub(super) fn as_file(given: impl Fn(&str) -> bool) -> Option<&'static str> {
+    let is_meant = given("GITLAB_TOKEN") && given("AWS_S3_BUCKET");
+    is_meant.then_some(
+        r#"the environment alone is enough for `export projects` and `restore --project` only; write a file, for root alone:
+  [gitlab]
+  url = "https://gitlab.com"       # GITLAB_URL
+  token = "…"                      # GITLAB_TOKEN
+  [projects]
+  destination = "s3"
+  groups = ["…"]                   # GROUPS_TO_BACKUP
+  [destinations.s3]
+  type = "s3"
+  bucket = "…"                     # AWS_S3_BUCKET
+  access_key_id = "…"              # AWS_ACCESS_KEY_ID
+  secret_access_key = "…"          # AWS_SECRET_ACCESS_KEY
+  kinds = []                       # exports only"#,
+    )
+}
+
+/// Whether this process's environment has a variable with something in it.
+pub(super) fn is_given(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|text| !text.is_empty())
+}
+
 /// Adds the variables of ours that these mean. None if nobody wants to export projects so; an error names all that are
 /// missing.
 pub(super) fn complete(
@@ -198,5 +224,18 @@ mod tests {
         let variables = [&ALL[..], &[(key, "ours")]].concat();
         let complete = complete(map(&variables)).expect("meant").expect("complete");
         assert_eq!(complete[key], "ours");
+    }
+
+    #[test]
+    fn what_is_to_be_written_is_a_whole_configuration() {
+        let hint = as_file(|_| true).expect("meant");
+        let (_, file) = hint.split_once('\n').expect("lines");
+        let look = crate::config::look_with(file, BTreeMap::new(), Vec::new(), None);
+        assert_eq!(look.faults, [""; 0]);
+        assert!(look.config.projects.is_some());
+        assert!(!look.config.destinations[0].gets_backups());
+        for lacks in ["GITLAB_TOKEN", "AWS_S3_BUCKET"] {
+            assert_eq!(as_file(|name| name != lacks), None);
+        }
     }
 }

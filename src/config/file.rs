@@ -5,6 +5,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use super::environment::{as_file, is_given};
 use crate::units::MIB;
 
 /// A longer file is something else, or has no end; bytes.
@@ -14,10 +15,10 @@ const LONGEST: u64 = MIB;
 pub(super) fn text_of(path: &Path) -> Result<String, String> {
     read(path).map_err(|error| {
         let way_out = match error.kind() {
-            io::ErrorKind::NotFound => {
+            io::ErrorKind::NotFound => as_file(is_given).unwrap_or(
                 "let `sudo gitlab-pi-backup login` write one, write one as config.example.toml shows, or name \
-                 another with -c"
-            }
+                 another with -c",
+            ),
             io::ErrorKind::PermissionDenied => "run as root, or name another with -c",
             _ => "name another with -c",
         };
