@@ -326,7 +326,7 @@ fn new_project_path(text: &str) -> Result<String, String> {
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         part.starts_with(word) && part.chars().all(|c| word(c) || c == '-' || c == '.')
     };
-    if !path.split('/').all(is_right) || path.ends_with(".git") || path.ends_with(".atom") {
+    if !path.split('/').all(is_right) || [".git", ".atom"].iter().any(|end| path.ends_with(end)) {
         return Err(
             "takes a path that GitLab can have, like `group/app`: letters, digits, `_`, `-` and `.`, none of the \
              last two at the beginning, and no `.git` or `.atom` at the end"

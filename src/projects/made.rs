@@ -180,7 +180,11 @@ impl Run<'_> {
     /// answers nothing, it is waited for.
     pub(super) async fn of_gitlab(&self, error: &Error) -> Failure {
         let failure = Failure::of_gitlab(error);
-        if error.kind() != ErrorKind::Unavailable {
+        let may_pass = matches!(
+            error.kind(),
+            ErrorKind::Unavailable | ErrorKind::RateLimited(_)
+        );
+        if !may_pass {
             return failure;
         }
         match self.job.api.version(&self.patience()).await {

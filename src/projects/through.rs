@@ -139,19 +139,6 @@ impl Run<'_> {
         Ok(Failure::new(Next::Again, format!("{what}\n  {hint}")))
     }
 
-    /// A download failed for good. While GitLab answers other questions, other projects may fare better.
-    async fn not_downloaded(&self, error: &Error) -> Failure {
-        let mut failure = Failure::of_gitlab(error);
-        let may_pass = matches!(
-            error.kind(),
-            ErrorKind::Unavailable | ErrorKind::RateLimited(_)
-        );
-        if may_pass && self.job.api.version(&self.patience()).await.is_ok() {
-            failure.next = Next::Later;
-        }
-        failure
-    }
-
     /// Downloads an export and reads it to its end; what is damaged is downloaded once more. `false`: what GitLab has
     /// is still the export of before.
     async fn receive_whole(
@@ -272,7 +259,7 @@ impl Run<'_> {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 Err(self.lost(item, &error.to_string())?)
             }
-            Err(error) => Err(self.not_downloaded(&error).await),
+            Err(error) => Err(self.of_gitlab(&error).await),
         }
     }
 
