@@ -92,7 +92,11 @@ impl Settings {
             .get("kinds")
             .unwrap_or_else(|| ArchiveKind::ALL.to_vec());
         if kinds.is_empty() && !gets_exports {
-            section.fault("kinds", "names no kind: give \"config\", \"data\" or both");
+            section.fault(
+                "kinds",
+                "names no kind: give \"config\", \"data\" or both; or let `projects.destination` name this place, if \
+                 it gets nothing but exports of projects",
+            );
         }
         // Where the older Python script put them, so its users' backups are found.
         let config_folder = folder(section, "config_folder", "/Config");

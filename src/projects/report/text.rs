@@ -28,7 +28,7 @@ impl ExportReport {
             let _ = writeln!(text, "warning: {}", first_line(warning));
         }
         if let more @ 1.. = self.warnings.len().saturating_sub(WARNINGS) {
-            let _ = writeln!(text, "warning: and {more} more, see the log");
+            let _ = writeln!(text, "warning: and {more} more; --json tells of each");
         }
         if !self.pruned.is_empty() {
             let size = self.pruned.iter().map(|pruned| pruned.size).sum();
