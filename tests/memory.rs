@@ -186,7 +186,7 @@ fn exports_take_the_same_little_memory_however_many_and_large() {
     ];
     let told = format!("exports: {peaks:?} KiB\n");
     let _ = std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes());
-    // Of an upload two parts are in memory, and the last one may be of 10 MiB.
+    // Of an upload two parts are in memory, each shorter than 10 MiB.
     assert!(peaks.iter().all(|peak| *peak <= 22 * 1024), "{peaks:?} KiB");
     assert!(
         peaks[1].saturating_sub(peaks[0]) <= 1024 && peaks[4].saturating_sub(peaks[3]) <= 4 * 1024,

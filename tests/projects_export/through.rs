@@ -216,7 +216,6 @@ fn a_download_that_breaks_and_those_that_wait_for_its_place_share_one_limit() {
 
 #[test]
 fn a_download_that_cannot_be_had_is_given_up_and_leaves_the_others_alone() {
-    let store = "the object store that GitLab keeps exports in answered 503";
     for (what, is_store, told) in [
         // Always at the same place, and it cannot be continued: no progress, however much comes.
         (What::Cut(100_000), false, "the connection broke"),
@@ -225,7 +224,11 @@ fn a_download_that_cannot_be_had_is_given_up_and_leaves_the_others_alone() {
             false,
             "answered 500",
         ),
-        (What::Reply(Reply::message(503, "oops")), true, store),
+        (
+            What::Reply(Reply::message(503, "oops")),
+            true,
+            "answered 503",
+        ),
     ] {
         let world = World::folder("[upload]\nretry_for = \"2s\"").one_at_a_time();
         world.gitlab.set(|settings| {

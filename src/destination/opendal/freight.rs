@@ -108,19 +108,15 @@ pub(super) fn parts(len: u64, Cut { least, .. }: Cut) -> Vec<Range<u64>> {
         .div_ceil(MOST_PARTS - 1)
         .next_multiple_of(MIB)
         .max(least);
-    let mut parts = Vec::new();
-    let mut start = 0;
-    while start < len {
-        let rest = len - start;
-        let end = if rest < part + SHORTEST_PART {
-            len
-        } else {
-            start + part
-        };
-        parts.push(start..end);
-        start = end;
+    // Of equal length, so that the last one does not take more memory than the others, nor is too short.
+    let mut count = len.div_ceil(part).max(1);
+    while count > 1 && len.saturating_sub((count - 1) * len.div_ceil(count)) < SHORTEST_PART {
+        count -= 1;
     }
-    parts
+    let step = len.div_ceil(count);
+    let starts = (0..count).map(|n| n * step);
+    let parts = starts.map(|start| start..(start + step).min(len));
+    parts.filter(|part| !part.is_empty()).collect()
 }
 
 impl Freight<'_> {
@@ -242,11 +238,8 @@ mod tests {
         }
         let lens = parts(256 * MIB + 512, Cut::new(4, Some(16 * MIB)));
         let lens: Vec<_> = lens.iter().map(|part| part.end - part.start).collect();
-        let (last, others) = lens.split_last().expect("parts");
-        assert!(others.iter().all(|len| *len == SHORTEST_PART), "{lens:?}");
-        assert!(
-            (SHORTEST_PART..2 * SHORTEST_PART).contains(last),
-            "{lens:?}"
-        );
+        assert_eq!(lens.len(), 51);
+        let is_fair = |len: &u64| (SHORTEST_PART..SHORTEST_PART + MIB).contains(len);
+        assert!(lens.iter().all(is_fair), "{lens:?}");
     }
 }
