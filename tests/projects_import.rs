@@ -296,7 +296,11 @@ fn what_is_missing_is_said_with_the_way_out() {
         &["no group or user no/group", "create the group first"],
     );
     site.store_as(&format!("{NEW}.tar.gz"), b"");
-    site.refuses(RESTORE, &["is empty", OLD]);
+    site.refuses(&other, &["is empty", OLD]);
+    // The newest that is none is passed over.
+    let older = "restore --project group/app --as rescue/older --json";
+    assert_good(&site.host.run(older));
+    assert!(site.imported("rescue/older").is_some());
     // What the older Python program has stored is found, too.
     let bytes = site.store("2026-11-24-04-00-00.tgz");
     assert_good(&site.host.run(RESTORE));
