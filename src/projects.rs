@@ -10,7 +10,7 @@
 //!        ─ what failed once more ─ prune
 //! ```
 //!
-//! Nothing is asked for before the [journal] says so on the disk, and what the journal says is looked up before
+//! Nothing is asked for before the journal says so on the disk, and what the journal says is looked up before
 //! anything is asked for again: a crash at any moment costs no second export.
 
 pub mod capacity;
