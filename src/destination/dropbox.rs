@@ -24,7 +24,7 @@ use crate::destination::dropbox::api::{Answer, Outcome};
 use crate::destination::dropbox::auth::{Auth, Credentials, Token};
 use crate::destination::dropbox::upload::Transfer;
 use crate::error::{Error, ErrorKind};
-use crate::http::{Http, Line, Method, Payload, Reply, Request};
+use crate::http::{Http, Line, Method, Payload, Reply, Request, is_loopback};
 use crate::retry::{Patience, Pause, retry};
 use crate::settings::Section;
 
@@ -126,16 +126,11 @@ fn url(section: &mut Section<'_>, key: &str, default: &str) -> Option<Url> {
         .get::<String>(key)
         .unwrap_or_else(|| default.to_owned());
     let url = Url::parse(&text).ok();
-    let allowed = url
-        .as_ref()
-        .is_some_and(|url| match (url.scheme(), url.host_str()) {
-            ("https", Some(_)) => true,
-            ("http", Some(host)) => {
-                let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-                host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-            }
-            _ => false,
-        });
+    let allowed = url.as_ref().is_some_and(|url| match url.scheme() {
+        "https" => url.has_host(),
+        "http" => is_loopback(url),
+        _ => false,
+    });
     if !allowed {
         section.fault(
             key,

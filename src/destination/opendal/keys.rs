@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{Scheme, disk};
 use crate::error::{Error, ErrorKind};
+use crate::http::is_loopback;
 use crate::settings::Section;
 
 /// What a key takes.
@@ -253,13 +254,9 @@ impl Settings {
                 && url.password().is_none()
                 && url.query().is_none()
         });
-        let (loopback, scheme) = url.as_ref().map_or((false, ""), |url| {
-            let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-            let address = host.parse::<std::net::IpAddr>();
-            let loopback =
-                host == "localhost" || address.is_ok_and(|address| address.is_loopback());
-            (loopback, url.scheme())
-        });
+        let (loopback, scheme) = url
+            .as_ref()
+            .map_or((false, ""), |url| (is_loopback(url), url.scheme()));
         self.is_plain = scheme == "http";
         let allowed = scheme == "https" || (self.is_plain && (loopback || allow_http));
         if !allowed {

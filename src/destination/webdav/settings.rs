@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use reqwest::Url;
 
 use super::auth::Credentials;
+use crate::http::is_loopback;
 use crate::settings::Section;
 
 /// `[destinations.NAME]` with `type = "webdav"`.
@@ -55,12 +56,9 @@ fn url(section: &mut Section<'_>) -> Option<Url> {
         );
         return None;
     };
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    let is_here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
     let fault = match url.scheme() {
         "https" => None,
-        "http" if is_here => None,
+        "http" if is_loopback(&url) => None,
         _ => Some(
             "takes an address that starts with https:// (or http:// to this machine's loopback); \
              a certificate of your own goes into `ca_file`",
